@@ -1,0 +1,41 @@
+//! The messages between the programs of a node: engine, control, plugin and operator tool.
+//!
+//! Messages alone by default; the features `client` and `server` add the gRPC stubs.
+#![forbid(unsafe_code)]
+
+/// The engine's interface (`proto/vrouter.proto`).
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code; the documentation is in the .proto file"
+)]
+pub mod engine {
+    include!(concat!(env!("OUT_DIR"), "/vrouter.v1.rs"));
+}
+
+/// The control process's interface (`proto/node.proto`).
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code; the documentation is in the .proto file"
+)]
+pub mod node {
+    include!(concat!(env!("OUT_DIR"), "/vrouter.control.v1.rs"));
+}
+
+/// The descriptors of all services, for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// A change that older peers cannot follow raises this number.
+pub const PROTOCOL_MAJOR: u32 = 1;
+
+/// An addition that older peers may ignore raises this number.
+pub const PROTOCOL_MINOR: u32 = 0;

@@ -1,0 +1,2 @@
+//! Desired state of a node, compiled for the engine.
+#![forbid(unsafe_code)]

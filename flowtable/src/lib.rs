@@ -1,0 +1,1 @@
+//! Flows and their life: the lock-free table, connection states and expiry.

@@ -1,0 +1,1 @@
+//! The engine: ports, the pipeline and the workers that run it.
