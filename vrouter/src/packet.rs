@@ -1,0 +1,204 @@
+//! A packet: a chain of segments, and what is known about it.
+//!
+//! Headers lie in the first segment (at least 256 bytes linear unless the packet is shorter), with headroom before them;
+//! the payload in the rest is opaque. What the pipeline learns about a packet lives in its scratch arrays, not here.
+
+use crate::{
+    memory::{Frame, FrameIndex, NO_FRAME, Region},
+    port::PortRef,
+};
+
+/// Bytes of headers that the first segment of a longer packet must hold.
+pub const LINEAR_BYTES_MIN: usize = 256;
+
+/// Whether the layer-4 checksum is in place.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Checksum {
+    /// As it should be on the wire.
+    #[default]
+    Complete,
+    /// Holds at most the pseudo header's sum: whoever sends the packet to a port that cannot finish it, must.
+    Partial,
+}
+
+/// A packet larger than the MTU that a port or the engine has yet to segment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Gso {
+    /// TCP over IPv4, with the payload bytes a segment.
+    TcpV4 {
+        /// Payload bytes a segment.
+        segment_bytes: u16,
+    },
+    /// TCP over IPv6, with the payload bytes a segment.
+    TcpV6 {
+        /// Payload bytes a segment.
+        segment_bytes: u16,
+    },
+    /// UDP, with the payload bytes a segment.
+    Udp {
+        /// Payload bytes a segment.
+        segment_bytes: u16,
+    },
+}
+
+/// What a port or the engine has yet to do to a packet before it may be on a wire.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Offload {
+    /// The layer-4 checksum's state.
+    pub checksum: Checksum,
+    /// Segmentation, if any.
+    pub gso: Option<Gso>,
+}
+
+/// A packet and its only owner.
+#[derive(Debug)]
+#[must_use = "a packet that is dropped loses its frames: free it in a pool"]
+pub struct Packet {
+    head: Frame,
+    next: FrameIndex,
+    offset: u16,
+    len: u16,
+    total_bytes: u32,
+    /// The port it came in on.
+    pub ingress: PortRef,
+    /// What is left to do before it may be on a wire.
+    pub offload: Offload,
+}
+
+impl Packet {
+    /// A packet of one segment: `len` bytes from `offset` of `head`. Both are cut to what the frame holds.
+    pub fn new(head: Frame, offset: u16, len: u16, ingress: PortRef) -> Self {
+        Self {
+            head,
+            next: NO_FRAME,
+            offset,
+            len,
+            total_bytes: u32::from(len),
+            ingress,
+            offload: Offload::default(),
+        }
+    }
+
+    /// Appends the rest of a chain: `next` is its first segment, whose links are set, and `bytes` what it holds in all.
+    pub fn chain(&mut self, next: Frame, bytes: u32) {
+        self.next = next.into_index();
+        self.total_bytes = u32::from(self.len) + bytes;
+    }
+
+    /// Bytes in all segments.
+    #[must_use]
+    pub fn total_bytes(&self) -> u32 {
+        self.total_bytes
+    }
+
+    /// Bytes in the first segment.
+    #[must_use]
+    pub fn linear_bytes(&self) -> u16 {
+        self.len
+    }
+
+    /// Where the data starts in the first frame.
+    #[must_use]
+    pub fn offset(&self) -> u16 {
+        self.offset
+    }
+
+    /// The first frame's index.
+    #[must_use]
+    pub fn head_index(&self) -> FrameIndex {
+        self.head.index()
+    }
+
+    /// The second segment, or [`NO_FRAME`].
+    #[must_use]
+    pub fn next_segment(&self) -> FrameIndex {
+        self.next
+    }
+
+    /// Whether the packet has more than one segment.
+    #[must_use]
+    pub fn is_chained(&self) -> bool {
+        self.next != NO_FRAME
+    }
+
+    /// The first segment's bytes.
+    #[must_use]
+    pub fn data<'a>(&'a self, region: &'a Region) -> &'a [u8] {
+        let start = usize::from(self.offset);
+        region.bytes(&self.head).get(start..start + usize::from(self.len)).unwrap_or(&[])
+    }
+
+    /// The first segment's bytes, for writing.
+    #[must_use]
+    pub fn data_mut<'a>(&'a mut self, region: &'a Region) -> &'a mut [u8] {
+        let start = usize::from(self.offset);
+        let end = start + usize::from(self.len);
+        region.bytes_mut(&mut self.head).get_mut(start..end).unwrap_or(&mut [])
+    }
+
+    /// The whole first frame, headroom and tailroom included.
+    #[must_use]
+    pub fn frame_mut<'a>(&'a mut self, region: &'a Region) -> &'a mut [u8] {
+        region.bytes_mut(&mut self.head)
+    }
+
+    /// Free bytes before the data.
+    #[must_use]
+    pub fn headroom_bytes(&self) -> u16 {
+        self.offset
+    }
+
+    /// Takes `bytes` off the front. False, and nothing happens, if the first segment is shorter.
+    #[must_use]
+    pub fn pull(&mut self, bytes: u16) -> bool {
+        if bytes > self.len {
+            return false;
+        }
+        self.offset += bytes;
+        self.len -= bytes;
+        self.total_bytes -= u32::from(bytes);
+        true
+    }
+
+    /// Puts `bytes` of headroom in front. False, and nothing happens, if there is less headroom.
+    #[must_use]
+    pub fn push(&mut self, bytes: u16) -> bool {
+        if bytes > self.offset || self.len.checked_add(bytes).is_none() {
+            return false;
+        }
+        self.offset -= bytes;
+        self.len += bytes;
+        self.total_bytes += u32::from(bytes);
+        true
+    }
+
+    /// Cuts the packet after `bytes` of its first segment. False, and nothing happens, if it is chained or shorter.
+    #[must_use]
+    pub fn truncate(&mut self, bytes: u16) -> bool {
+        if self.is_chained() || bytes > self.len {
+            return false;
+        }
+        self.len = bytes;
+        self.total_bytes = u32::from(bytes);
+        true
+    }
+
+    /// Calls `visit` with each segment's bytes, in order.
+    pub fn for_each_segment(&self, region: &Region, mut visit: impl FnMut(&[u8])) {
+        visit(self.data(region));
+        let mut next = self.next;
+        for _ in 0..region.frame_count() {
+            if next == NO_FRAME {
+                return;
+            }
+            let (link, bytes) = region.segment(self, next);
+            visit(bytes);
+            next = link.next;
+        }
+    }
+
+    /// Gives up the packet: its first frame is the caller's, and so is the duty for the rest of the chain.
+    pub fn into_head(self) -> Frame {
+        self.head
+    }
+}

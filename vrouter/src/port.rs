@@ -1,0 +1,65 @@
+//! Ports: where packets come in and go out.
+//!
+//! A port has queues; each queue has one owning worker, which alone polls it. Kinds: `memory` and `pcap` for tests, replay and
+//! benchmarks, `af_xdp` for interfaces.
+
+use std::os::fd::RawFd;
+
+use crate::{burst::Burst, memory::FramePool};
+
+/// Ports at most: pods of a large node (500), an uplink, a host port, and as many again for interfaces of tenants.
+pub const PORTS_MAX: usize = 1024;
+
+/// Names a port, or a port that was: the slot is reused, the generation tells the users apart.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct PortRef {
+    /// The slot, below [`PORTS_MAX`].
+    pub index: u16,
+    /// Raised at each reuse of the slot.
+    pub generation: u16,
+}
+
+impl PortRef {
+    /// No port: what packets that the engine made itself came in on.
+    pub const ENGINE: Self = Self { index: u16::MAX, generation: 0 };
+}
+
+/// One receive queue and one transmit queue, polled by the worker that owns them.
+///
+/// The burst methods are on the hot path: they do not block, allocate, panic or enter the kernel. A queue is
+/// never shared; `&mut self` is what makes it lock-free.
+pub trait PortQueue: Send {
+    /// Appends received packets to `burst` until it is full or the queue is empty.
+    ///
+    /// Returns the number appended.
+    fn rx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst) -> usize;
+
+    /// Takes packets from the front of `burst`, in order, until it is empty or the ring is full.
+    ///
+    /// Returns the number taken. What stays belongs to the caller, who counts it as
+    /// [`crate::drops::DropReason::TxRingFull`].
+    fn tx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst) -> usize;
+
+    /// Wakes the kernel if it asked for it, refills the receive ring, and reclaims sent frames.
+    ///
+    /// Called once per poll; the only method that makes a system call.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the peer is gone, such as when the interface was removed.
+    fn flush(&mut self, pool: &mut FramePool) -> Result<(), PeerGone>;
+
+    /// The descriptor to sleep on while the queue is idle; `None` if it can only be polled.
+    fn wait_descriptor(&self) -> Option<RawFd>;
+
+    /// Takes back the frames that the kernel or the peer has let go of since the queue was closed.
+    ///
+    /// Returns how many are still out. Called by the main thread, again and again, after the worker gave the queue up;
+    /// at zero the queue is dropped.
+    fn drain(&mut self, pool: &mut FramePool) -> usize;
+}
+
+/// The far side of a port is gone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the far side of the port is gone")]
+pub struct PeerGone;
