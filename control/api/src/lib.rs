@@ -1,7 +1,13 @@
 //! The messages between the programs of a node: engine, control, plugin and operator tool.
 //!
-//! Messages alone by default; the features `client` and `server` add the gRPC stubs.
+//! Messages alone by default. The feature `client` adds the stubs and [`connect`], the feature `server` the service
+//! traits and [`listen`].
 #![forbid(unsafe_code)]
+
+#[cfg(feature = "client")]
+pub mod connect;
+#[cfg(feature = "server")]
+pub mod listen;
 
 /// The engine's interface (`proto/vrouter.proto`).
 #[allow(
