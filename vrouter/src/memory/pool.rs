@@ -2,6 +2,11 @@
 //!
 //! A frame may retire in any worker's pool, so one-way traffic drains the receiving worker's pool and fills the sending
 //! one's. Pools even that out in batches through a bounded lock-free depot.
+//!
+//! # Safety boundary
+//!
+//! Free frames are kept by index. [`Region::adopt`] turns an index back into a frame; it is sound because an index enters a
+//! pool or the depot only by consuming its frame, and leaves it once.
 
 use std::sync::Arc;
 
