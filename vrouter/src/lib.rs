@@ -12,3 +12,4 @@ pub mod memory;
 pub mod outbox;
 pub mod packet;
 pub mod port;
+pub mod stats;

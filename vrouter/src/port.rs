@@ -3,7 +3,14 @@
 //! A port has queues; each queue has one owning worker, which alone polls it. Kinds: `memory` and `pcap` for tests, replay and
 //! benchmarks, `af_xdp` for interfaces.
 
-use std::os::fd::RawFd;
+mod device;
+
+use std::os::fd::BorrowedFd;
+
+pub use device::{
+    AfXdpBackend, AfXdpMode, Backend, OpenPortError, OpenedPort, PortDevice, PortOpener,
+    PortRequest, Role, SteerError, Steering,
+};
 
 use crate::{burst::Burst, memory::FramePool};
 
@@ -49,8 +56,9 @@ pub trait PortQueue: Send {
     /// Fails when the peer is gone, such as when the interface was removed.
     fn flush(&mut self, pool: &mut FramePool) -> Result<(), PeerGone>;
 
-    /// The descriptor to sleep on while the queue is idle; `None` if it can only be polled.
-    fn wait_descriptor(&self) -> Option<RawFd>;
+    /// The descriptor to sleep on while the queue is idle: readable while there is something to receive (level-triggered).
+    /// The same one as long as the queue lives. `None` if the queue can only be polled.
+    fn wait_descriptor(&self) -> Option<BorrowedFd<'_>>;
 
     /// Takes back the frames that the kernel or the peer has let go of since the queue was closed.
     ///
