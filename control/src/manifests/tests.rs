@@ -1,0 +1,106 @@
+//! Tests of the manifests folder.
+
+use super::*;
+
+const NODE: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: node-a}\n\
+                    spec: {podCIDRs: [10.244.1.0/24]}\n\
+                    status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}\n";
+
+fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, Folder) {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    let folder = Folder::new(dir.path());
+    (dir, folder)
+}
+
+fn kinds(folder: &Folder) -> Vec<&'static str> {
+    let kind = |sourced: &Sourced| match sourced.manifest {
+        Manifest::Node(_) => "Node",
+        Manifest::Namespace(_) => "Namespace",
+        Manifest::Pod(_) => "Pod",
+        Manifest::Service(_) => "Service",
+        Manifest::EndpointSlice(_) => "EndpointSlice",
+        Manifest::NetworkPolicy(_) => "NetworkPolicy",
+    };
+    folder.objects().map(kind).collect()
+}
+
+#[test]
+fn documents_and_lists_of_all_files_are_read_in_order() {
+    let list = "kind: List\napiVersion: v1\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: p}}\n\
+                - {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: n}}\n";
+    let pods = "kind: PodList\napiVersion: v1\nitems: [{metadata: {name: q}}]\n";
+    let several = format!("# a comment only\n---\n{NODE}---\n\n--- # more\n{pods}");
+    let (_dir, mut folder) = folder(&[
+        ("b.yml", &several),
+        ("a.yaml", list),
+        ("c.json", r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"x"}}"#),
+        (".hidden.yaml", "{"),
+        ("notes.txt", "{"),
+    ]);
+    let problems = folder.reload();
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(kinds(&folder), ["Pod", "NetworkPolicy", "Node", "Pod", "Namespace"]);
+}
+
+#[test]
+fn broken_yaml_is_named_by_line_and_the_last_good_state_stays() {
+    let (dir, mut folder) = folder(&[("nodes.yaml", NODE)]);
+    assert!(folder.reload().is_empty());
+    fs::write(dir.path().join("nodes.yaml"), format!("{NODE}---\n{NODE}x: [1\ny: 2\n")).unwrap();
+    let problems = folder.reload();
+    let [error] = problems.as_slice() else { panic!("{problems:?}") };
+    let ManifestError::Syntax { place, .. } = error else { panic!("{error}") };
+    assert_eq!(place.line, 13, "{error}");
+    assert_eq!(kinds(&folder), ["Node"]);
+    fs::remove_file(dir.path().join("nodes.yaml")).unwrap();
+    assert!(folder.reload().is_empty());
+    assert!(kinds(&folder).is_empty());
+}
+
+#[test]
+fn a_field_of_the_wrong_type_is_named_with_its_line() {
+    let text = "\n\napiVersion: v1\nkind: Node\nmetadata:\n  name: node-a\nspec:\n  podCIDRs: 7\n";
+    let (_dir, mut folder) = folder(&[("nodes.yaml", text)]);
+    let problems = folder.reload();
+    let [ManifestError::Field { place, field, object, message }] = problems.as_slice() else {
+        panic!("{problems:?}")
+    };
+    assert_eq!((place.line, field.as_str(), object.as_str()), (8, "spec.podCIDRs", "Node"));
+    assert!(message.starts_with("invalid type") && !message.contains("line"), "{message}");
+}
+
+#[test]
+fn a_field_of_a_list_item_is_named_with_the_item() {
+    let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Pod\n  spec: {hostNetwork: 3}\n";
+    let (_dir, mut folder) = folder(&[("pods.yaml", text)]);
+    let problems = folder.reload();
+    let [ManifestError::Field { field, .. }] = problems.as_slice() else { panic!("{problems:?}") };
+    assert_eq!(field, "items[0].spec.hostNetwork");
+}
+
+#[test]
+fn an_unknown_kind_is_left_out_and_the_rest_of_the_file_stays() {
+    let text = format!("apiVersion: apps/v1\nkind: Deployment\n---\n{NODE}");
+    let (_dir, mut folder) = folder(&[("all.yaml", &text)]);
+    let problems = folder.reload();
+    assert!(matches!(problems.as_slice(), [ManifestError::UnknownKind { .. }]), "{problems:?}");
+    assert_eq!(kinds(&folder), ["Node"]);
+}
+
+#[test]
+fn a_folder_that_vanishes_changes_nothing() {
+    let (dir, mut folder) = folder(&[("nodes.yaml", NODE)]);
+    folder.reload();
+    drop(dir);
+    assert!(matches!(folder.reload().as_slice(), [ManifestError::Folder { .. }]));
+    assert_eq!(kinds(&folder), ["Node"]);
+}
+
+#[test]
+fn text_that_is_no_object_is_refused() {
+    let (_dir, mut folder) = folder(&[("x.yaml", "just words\n")]);
+    assert!(matches!(folder.reload().as_slice(), [ManifestError::Syntax { .. }]));
+}
