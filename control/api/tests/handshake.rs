@@ -28,7 +28,8 @@ impl Control for Fixture {
         &self,
         request: Request<CniRequest>,
     ) -> Result<Response<CniResponse>, tonic::Status> {
-        let error = CniError { code: 4, message: request.into_inner().command, details: String::new() };
+        let error =
+            CniError { code: 4, message: request.into_inner().command, details: String::new() };
         Ok(Response::new(CniResponse { result: Vec::new(), error: Some(error) }))
     }
 

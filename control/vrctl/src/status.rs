@@ -1,0 +1,265 @@
+//! `vrctl status`: both processes in one view, also when one of them is away.
+
+use std::fmt::Write as _;
+
+use control_api::{engine, node};
+use serde::Serialize;
+
+use crate::{
+    exit::{self, Failure},
+    peer::{CONTROL, ENGINE, Peers},
+    print::Printer,
+    units,
+};
+
+/// Asks both and shows what answered.
+///
+/// # Errors
+///
+/// Fails after printing if either process did not answer.
+pub(crate) async fn run(peers: &Peers, printer: &mut Printer) -> Result<(), Failure> {
+    let engine = engine_status(peers).await;
+    let control = control_status(peers).await;
+    let report = StatusReport {
+        engine_error: engine.as_ref().err().map(|failure| exit::chain(failure)),
+        control_error: control.as_ref().err().map(|failure| exit::chain(failure)),
+        engine: engine.as_ref().ok().map(EngineReport::from),
+        control: control.as_ref().ok().map(ControlReport::from),
+    };
+    if printer.is_json() {
+        printer.object(&report)?;
+    } else {
+        printer.text(report.to_text().trim_end())?;
+    }
+    match (engine, control) {
+        (Ok(_), Ok(_)) => Ok(()),
+        (Err(failure), _) | (_, Err(failure)) => Err(failure),
+    }
+}
+
+async fn engine_status(peers: &Peers) -> Result<engine::Status, Failure> {
+    let (mut client, _) = peers.engine().await?;
+    let answer = client.get_status(engine::GetStatusRequest {});
+    Ok(peers.answer(ENGINE, answer).await?.into_inner())
+}
+
+async fn control_status(peers: &Peers) -> Result<node::Status, Failure> {
+    let mut client = peers.control().await?;
+    let answer = client.get_status(node::GetStatusRequest {});
+    Ok(peers.answer(CONTROL, answer).await?.into_inner())
+}
+
+/// The answer as programs see it.
+#[derive(Debug, Serialize)]
+struct StatusReport {
+    engine: Option<EngineReport>,
+    engine_error: Option<String>,
+    control: Option<ControlReport>,
+    control_error: Option<String>,
+}
+
+/// The engine's half.
+#[derive(Debug, Serialize)]
+struct EngineReport {
+    version: String,
+    /// Text, since a 64-bit number does not survive every JSON reader.
+    instance_id: String,
+    node: String,
+    uptime_ms: u64,
+    generation: u64,
+    config_version: u64,
+    ports: u32,
+    routes: u64,
+    tunnels: u32,
+    flow_connections: u64,
+    flow_connections_max: u64,
+    frames_free: u64,
+    frames_total: u64,
+    huge_pages: bool,
+    balance: BalanceReport,
+    warnings: Vec<String>,
+}
+
+/// Where all packets went.
+#[derive(Debug, Serialize)]
+struct BalanceReport {
+    received: u64,
+    generated: u64,
+    replicated: u64,
+    sent: u64,
+    consumed: u64,
+    dropped: u64,
+}
+
+/// Control's half.
+#[derive(Debug, Serialize)]
+struct ControlReport {
+    version: String,
+    node: String,
+    source: String,
+    source_in_sync: bool,
+    engine_connected: bool,
+    desired_generation: u64,
+    acknowledged_generation: u64,
+    nodes: u32,
+    pods: u32,
+    attachments: u32,
+    ranges: Vec<RangeReport>,
+    problems: Vec<String>,
+}
+
+/// A range of pod addresses.
+#[derive(Debug, Serialize)]
+struct RangeReport {
+    cidr: String,
+    addresses: u64,
+    used: u64,
+    reserved: u64,
+}
+
+impl From<&engine::Status> for EngineReport {
+    fn from(status: &engine::Status) -> Self {
+        let balance = status.balance.unwrap_or_default();
+        Self {
+            version: status.engine_version.clone(),
+            instance_id: format!("{:016x}", status.instance_id),
+            node: status.node_name.clone(),
+            uptime_ms: status.uptime_ms,
+            generation: status.generation,
+            config_version: status.config_version,
+            ports: status.ports,
+            routes: status.routes,
+            tunnels: status.tunnels,
+            flow_connections: status.flow_connections,
+            flow_connections_max: status.flow_connections_max,
+            frames_free: status.frames_free,
+            frames_total: status.frames_total,
+            huge_pages: status.huge_pages,
+            balance: BalanceReport {
+                received: balance.received,
+                generated: balance.generated,
+                replicated: balance.replicated,
+                sent: balance.sent,
+                consumed: balance.consumed,
+                dropped: balance.dropped,
+            },
+            warnings: status.warnings.clone(),
+        }
+    }
+}
+
+impl From<&node::Status> for ControlReport {
+    fn from(status: &node::Status) -> Self {
+        let range = |range: &node::Range| RangeReport {
+            cidr: range.cidr.clone(),
+            addresses: range.addresses,
+            used: range.used,
+            reserved: range.reserved,
+        };
+        Self {
+            version: status.version.clone(),
+            node: status.node_name.clone(),
+            source: status.source.clone(),
+            source_in_sync: status.source_in_sync,
+            engine_connected: status.engine_connected,
+            desired_generation: status.desired_generation,
+            acknowledged_generation: status.acknowledged_generation,
+            nodes: status.nodes,
+            pods: status.pods,
+            attachments: status.attachments,
+            ranges: status.ranges.iter().map(range).collect(),
+            problems: status.problems.clone(),
+        }
+    }
+}
+
+impl StatusReport {
+    fn to_text(&self) -> String {
+        let mut text = String::new();
+        match (&self.engine, &self.engine_error) {
+            (Some(engine), _) => engine.write(&mut text),
+            (None, error) => section(&mut text, "engine", error.as_deref().unwrap_or_default()),
+        }
+        text.push('\n');
+        match (&self.control, &self.control_error) {
+            (Some(control), _) => control.write(&mut text),
+            (None, error) => section(&mut text, "control", error.as_deref().unwrap_or_default()),
+        }
+        text
+    }
+}
+
+impl EngineReport {
+    fn write(&self, text: &mut String) {
+        section(text, "engine", if self.warnings.is_empty() { "healthy" } else { "degraded" });
+        line(text, "version", &format!("{}, instance {}", self.version, self.instance_id));
+        line(text, "node", if self.node.is_empty() { "not programmed yet" } else { &self.node });
+        line(text, "up for", &units::milliseconds(self.uptime_ms));
+        let in_force = format!("{}, snapshot {}", self.generation, self.config_version);
+        line(text, "generation", &in_force);
+        let objects =
+            format!("{} ports, {} routes, {} tunnels", self.ports, self.routes, self.tunnels);
+        line(text, "objects", &objects);
+        line(text, "connections", &of(self.flow_connections, self.flow_connections_max));
+        let pages = if self.huge_pages { "huge pages" } else { "small pages" };
+        let used = self.frames_total.saturating_sub(self.frames_free);
+        line(text, "frames used", &format!("{}, {pages}", of(used, self.frames_total)));
+        let balance = &self.balance;
+        let packets = format!(
+            "{} received, {} generated, {} sent, {} consumed, {} dropped",
+            units::count(balance.received),
+            units::count(balance.generated),
+            units::count(balance.sent),
+            units::count(balance.consumed),
+            units::count(balance.dropped),
+        );
+        line(text, "packets", &packets);
+        for warning in &self.warnings {
+            line(text, "warning", warning);
+        }
+    }
+}
+
+impl ControlReport {
+    fn write(&self, text: &mut String) {
+        section(text, "control", if self.problems.is_empty() { "healthy" } else { "degraded" });
+        line(text, "version", &self.version);
+        line(text, "node", &self.node);
+        let sync = if self.source_in_sync { "in sync" } else { "not in sync" };
+        line(text, "source", &format!("{}, {sync}", self.source));
+        let engine = match (self.engine_connected, self.desired_generation) {
+            (false, _) => "not connected".to_owned(),
+            (true, desired) if desired == self.acknowledged_generation => {
+                format!("in sync at generation {desired}")
+            }
+            (true, desired) => {
+                format!("at generation {}, {desired} is wanted", self.acknowledged_generation)
+            }
+        };
+        line(text, "engine", &engine);
+        let objects = format!(
+            "{} nodes, {} pods, {} attachments here",
+            self.nodes, self.pods, self.attachments
+        );
+        line(text, "objects", &objects);
+        for range in &self.ranges {
+            let used = of(range.used, range.addresses);
+            line(text, "range", &format!("{}: {used}, {} reserved", range.cidr, range.reserved));
+        }
+        for problem in &self.problems {
+            line(text, "problem", problem);
+        }
+    }
+}
+
+fn section(text: &mut String, name: &str, state: &str) {
+    let _ = writeln!(text, "{name}: {state}");
+}
+
+fn line(text: &mut String, name: &str, value: &str) {
+    let _ = writeln!(text, "  {name:<12}  {value}");
+}
+
+fn of(part: u64, whole: u64) -> String {
+    format!("{} of {} ({})", units::count(part), units::count(whole), units::percent(part, whole))
+}
