@@ -8,6 +8,7 @@
 pub mod burst;
 pub mod clock;
 pub mod drops;
+pub mod fib;
 pub mod memory;
 pub mod outbox;
 pub mod packet;
