@@ -156,7 +156,6 @@ fn v4_bits(address: Ipv4Addr) -> u128 {
     u128::from(address.to_bits()) << 96
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the shift leaves 32 bits")]
 fn v4_prefix(bits: u128, length: u8) -> IpNet {
     let address = Ipv4Addr::from_bits((bits >> 96) as u32);
     IpNet::V4(Ipv4Net::new_assert(address, length.min(32)).trunc())

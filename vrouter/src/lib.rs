@@ -7,10 +7,15 @@
 
 pub mod burst;
 pub mod clock;
+pub mod config;
 pub mod drops;
 pub mod fib;
 pub mod memory;
+pub mod next_hop;
 pub mod outbox;
 pub mod packet;
 pub mod port;
+pub mod publish;
+pub mod scope;
+pub mod snapshot;
 pub mod stats;

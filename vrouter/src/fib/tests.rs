@@ -37,8 +37,8 @@ fn clustered_address() -> impl Strategy<Value = IpAddr> {
 
 fn prefix() -> impl Strategy<Value = IpNet> {
     (clustered_address(), any::<u8>()).prop_map(|(address, length)| {
-        let bits = if address.is_ipv4() { 33 } else { 129 };
-        prefix_of(address, (u16::from(length) % bits) as u8)
+        let lengths = if address.is_ipv4() { 33 } else { 129 };
+        prefix_of(address, length % lengths)
     })
 }
 

@@ -1,0 +1,299 @@
+//! What a client wants this engine to be, and the snapshots compiled from it.
+//!
+//! Main thread only. A batch is parsed into typed objects ([`Batch::push`]), tried on a copy of the state that shares
+//! everything with the one in force ([`Config::apply`]), and so is in force as a whole or not at all. [`Config::snapshot`]
+//! then compiles what changed since the last one; the caller decides when, so that changes are coalesced.
+//!
+//! ```text
+//! api::ObjectBatch ─► Batch ─► apply ─► State' ─► snapshot ─► Publisher
+//!                                 └──► ports to open and close
+//! ```
+
+mod batch;
+mod compile;
+mod error;
+mod field;
+mod group;
+mod object;
+mod slots;
+mod state;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::HashMap, mem, net::IpAddr, ops::ControlFlow, sync::Arc};
+
+use ipnet::IpNet;
+
+pub use batch::Batch;
+pub use error::{ApplyError, Problem};
+pub use object::{
+    AfXdpMode, AfXdpObject, Backend, NextHopObject, NodeObject, PORT_ADDRESSES_MAX, PortObject,
+    ROUTE_NEXT_HOPS_MAX, Role, RouteKey, RouteObject, TunnelObject, VXLAN_UDP_PORT, VrfObject,
+    VxlanObject,
+};
+
+use self::{
+    compile::compile,
+    state::{Delta, State},
+};
+use crate::{
+    next_hop::{Adjacency, NextHopIndex, PathMtus},
+    port::PortRef,
+    scope::{RouteScope, Scopes},
+    snapshot::Snapshot,
+};
+
+/// Ports that a batch opens or closes. A port whose backend changed is in both lists.
+#[derive(Debug, Default)]
+pub struct PortChanges {
+    /// To be opened, before the next snapshot is published.
+    pub opened: Vec<(PortRef, Arc<PortObject>)>,
+    /// To be closed, after the next snapshot is in force on all workers.
+    ///
+    /// The slot stays taken until [`Config::release_port`].
+    pub closed: Vec<(PortRef, Arc<PortObject>)>,
+}
+
+/// A tunnel and its slot.
+#[derive(Clone, Debug)]
+pub struct TunnelStatus {
+    /// The tunnel as the client described it.
+    pub object: Arc<TunnelObject>,
+    /// Its next-hop slot.
+    pub next_hop: NextHopIndex,
+    /// How the underlay reaches it.
+    pub adjacency: Adjacency,
+}
+
+/// Where a route comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RouteOrigin {
+    /// The client sent it.
+    Static,
+    /// A guest's own address, or this node's.
+    Port,
+}
+
+/// The desired state of the engine.
+#[derive(Debug)]
+pub struct Config {
+    state: State,
+    adjacencies: HashMap<IpAddr, Adjacency>,
+    /// The MTU that a port's device has, by port slot.
+    device_mtus: HashMap<PortRef, u16>,
+    /// Route scopes that changed since the last snapshot.
+    touched: Vec<RouteScope>,
+    /// Something changed since the last snapshot; `has_new_tables`: more than routes.
+    is_changed: bool,
+    has_new_tables: bool,
+    last: Snapshot,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Config {
+    /// An engine without ports or routes.
+    #[must_use]
+    pub fn new() -> Self {
+        let state = State::default();
+        let path_mtus = Arc::new(PathMtus::default());
+        let inputs = compile::Inputs {
+            state: &state,
+            adjacencies: &HashMap::new(),
+            device_mtus: &HashMap::new(),
+        };
+        let last = compile(&inputs, None, &path_mtus);
+        Self {
+            state,
+            adjacencies: HashMap::new(),
+            device_mtus: HashMap::new(),
+            touched: Vec::new(),
+            is_changed: false,
+            has_new_tables: false,
+            last,
+        }
+    }
+
+    /// Puts a batch in force, as a whole or not at all. It reaches workers with the next snapshot.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the first object and field that is not possible; nothing changes then.
+    pub fn apply(&mut self, batch: Batch) -> Result<PortChanges, ApplyError> {
+        let mut next = self.state.clone();
+        let mut delta = Delta::default();
+        next.apply(batch, &mut delta)?;
+        self.state = next;
+        self.touched.append(&mut delta.touched);
+        self.is_changed = true;
+        self.has_new_tables |= delta.has_new_tables;
+        for slot in delta.freed_next_hops {
+            self.last.path_mtus.forget(slot);
+        }
+        Ok(PortChanges { opened: delta.opened, closed: delta.closed })
+    }
+
+    /// Tells how the underlay reaches an address: a tunnel's remote end.
+    pub fn set_adjacency(&mut self, address: IpAddr, adjacency: Adjacency) {
+        let before = match adjacency {
+            Adjacency::Unresolved => self.adjacencies.remove(&address),
+            Adjacency::Resolved { .. } => self.adjacencies.insert(address, adjacency),
+        };
+        if before.unwrap_or(Adjacency::Unresolved) != adjacency {
+            self.is_changed = true;
+            self.has_new_tables = true;
+        }
+    }
+
+    /// Tells the MTU of a port's device, for ports whose object leaves it open.
+    pub fn set_device_mtu(&mut self, port: PortRef, mtu_bytes: u16) {
+        if self.device_mtus.insert(port, mtu_bytes) != Some(mtu_bytes) {
+            self.is_changed = true;
+            self.has_new_tables = true;
+        }
+    }
+
+    /// Frees the slot of a closed port: its queues are gone, and no worker knows it any more.
+    pub fn release_port(&mut self, port: PortRef) {
+        self.device_mtus.remove(&port);
+        self.state.release_port(port);
+    }
+
+    /// Whether a new snapshot would differ from the last one.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.is_changed
+    }
+
+    /// Compiles the next snapshot, with the next version.
+    ///
+    /// The scopes that changed are touched here, so before anybody can see the snapshot: a worker that has it finds
+    /// the flows stale that it must judge again.
+    pub fn snapshot(&mut self, scopes: &Scopes) -> Snapshot {
+        let inputs = compile::Inputs {
+            state: &self.state,
+            adjacencies: &self.adjacencies,
+            device_mtus: &self.device_mtus,
+        };
+        let path_mtus = Arc::clone(&self.last.path_mtus);
+        let before = Some(&self.last);
+        let mut next = if self.has_new_tables {
+            compile(&inputs, before, &path_mtus)
+        } else {
+            compile::with_new_routes(&self.state, &self.last)
+        };
+        next.version = self.last.version + 1;
+        for scope in self.touched.drain(..) {
+            scopes.touch(scope, next.version);
+        }
+        self.is_changed = false;
+        self.has_new_tables = false;
+        drop(mem::replace(&mut self.last, next.clone()));
+        next
+    }
+
+    /// The snapshot that was made last.
+    #[must_use]
+    pub fn last_snapshot(&self) -> &Snapshot {
+        &self.last
+    }
+
+    /// The generation of the last batch in force.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.state.generation
+    }
+
+    /// This node, once a client has sent it.
+    #[must_use]
+    pub fn node(&self) -> Option<&NodeObject> {
+        self.state.node.as_deref()
+    }
+
+    /// All ports, by name.
+    pub fn ports(&self) -> impl Iterator<Item = (PortRef, &Arc<PortObject>)> {
+        self.state.ports.values().map(|port| (port.port, &port.object))
+    }
+
+    /// The port of this name.
+    #[must_use]
+    pub fn port_by_name(&self, name: &str) -> Option<(PortRef, &Arc<PortObject>)> {
+        self.state.ports.get(name).map(|port| (port.port, &port.object))
+    }
+
+    /// The MTU in force of a port, in bytes; `None` for a port that is not there (any more).
+    #[must_use]
+    pub fn port_mtu(&self, port: PortRef) -> Option<u16> {
+        let inputs = compile::Inputs {
+            state: &self.state,
+            adjacencies: &self.adjacencies,
+            device_mtus: &self.device_mtus,
+        };
+        let state = self.state.ports.values().find(|state| state.port == port)?;
+        Some(inputs.port_mtu(state))
+    }
+
+    /// All tunnels, by name.
+    pub fn tunnels(&self) -> impl Iterator<Item = TunnelStatus> {
+        self.state.tunnels.values().map(|tunnel| TunnelStatus {
+            object: Arc::clone(&tunnel.object),
+            next_hop: tunnel.next_hop,
+            adjacency: self.adjacency(tunnel.object.remote),
+        })
+    }
+
+    /// The underlay addresses whose adjacencies the engine needs: the remote ends of tunnels.
+    pub fn underlay_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.state.tunnels.values().map(|tunnel| tunnel.object.remote)
+    }
+
+    /// What [`Self::set_adjacency`] was told last.
+    #[must_use]
+    pub fn adjacency(&self, address: IpAddr) -> Adjacency {
+        self.adjacencies.get(&address).copied().unwrap_or(Adjacency::Unresolved)
+    }
+
+    /// Routes in all VRFs, those that ports make included.
+    #[must_use]
+    pub fn route_count(&self) -> usize {
+        self.state.vrfs.values().map(|vrf| vrf.fib.len()).sum()
+    }
+
+    /// Visits the routes of all VRFs, or of one, in order, until `visit` breaks.
+    pub fn for_each_route(
+        &self,
+        vrf: Option<u32>,
+        mut visit: impl FnMut(RouteObject, RouteOrigin) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        for (id, state) in &*self.state.vrfs {
+            if vrf.is_some_and(|vrf| vrf != *id) {
+                continue;
+            }
+            state.fib.for_each(|prefix, group| {
+                let (route, origin) = self.state.describe_route(*id, state.index, prefix, group);
+                visit(route, origin)
+            })?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The route that `address` takes.
+    #[must_use]
+    pub fn route_to(&self, vrf: u32, address: IpAddr) -> Option<(RouteObject, RouteOrigin)> {
+        let state = self.state.vrfs.get(&vrf)?;
+        let found = state.fib.lookup(address)?;
+        let prefix: IpNet = crate::fib::prefix_of(address, found.length);
+        Some(self.state.describe_route(vrf, state.index, prefix, found.group))
+    }
+
+    /// The name of the port or tunnel in a next-hop slot.
+    #[must_use]
+    pub fn next_hop_name(&self, index: NextHopIndex) -> Option<&str> {
+        self.state.next_hop_name(index)
+    }
+}
