@@ -10,14 +10,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
-#![cfg_attr(
-    test,
-    expect(
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects,
-        reason = "tests may fail by panicking"
-    )
-)]
+#![cfg_attr(test, expect(clippy::arithmetic_side_effects, reason = "tests may fail by panicking"))]
 
 #[cfg(test)]
 extern crate std;
@@ -29,11 +22,13 @@ mod error;
 pub mod ethernet;
 mod field;
 pub mod icmp;
+pub mod icmp_error;
 pub mod icmpv6;
 pub mod ip;
 pub mod ipv4;
 pub mod ipv6;
 mod mac;
+pub mod quote;
 pub mod sctp;
 pub mod tcp;
 pub mod udp;
