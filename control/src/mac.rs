@@ -10,6 +10,8 @@ use std::{
     str::FromStr,
 };
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
 /// First bytes of a MAC address made from an IPv4 address: locally administered, unicast.
 const IPV4_PREFIX: [u8; 2] = [0x0a, 0x58];
 
@@ -97,6 +99,18 @@ impl FromStr for MacAddress {
             return Err(ParseMacError::NotUnicast { text: text.to_owned() });
         }
         Ok(Self(octets))
+    }
+}
+
+impl Serialize for MacAddress {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for MacAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 

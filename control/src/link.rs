@@ -1,0 +1,215 @@
+//! Interfaces of this node: pairs made and removed, and what is there.
+
+use std::io;
+
+use futures::TryStreamExt;
+use rtnetlink::{
+    Handle, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    packet_route::link::{
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
+        LinkFlags, LinkInfo, LinkMessage,
+    },
+};
+
+use crate::mac::MacAddress;
+
+/// Why the kernel did not do as asked.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action}")]
+pub struct NetlinkError {
+    /// What was asked, with the names: "make the interface vr0123".
+    pub action: String,
+    /// The kernel's answer.
+    #[source]
+    pub source: io::Error,
+}
+
+/// An interface that exists.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Link {
+    /// Its number within the namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MAC address.
+    pub mac: Option<MacAddress>,
+    /// Its MTU, in bytes.
+    pub mtu_bytes: u32,
+    /// Its alias: a text of its owner's.
+    pub alias: Option<String>,
+    /// Whether it is one end of a veth pair.
+    pub is_veth: bool,
+    /// Whether it is switched on.
+    pub is_up: bool,
+    /// Whether its other end is in another namespace.
+    pub is_far: bool,
+}
+
+/// One end of a pair to be made.
+#[derive(Clone, Debug)]
+pub struct End<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its MAC address; the kernel chooses one if there is none.
+    pub mac: Option<MacAddress>,
+    /// The namespace it is made in, as an open descriptor; ours if there is none.
+    pub netns_fd: Option<i32>,
+    /// Whether the kernel's own stack uses this end. If not, it is kept from speaking on it: no
+    /// ARP, no IPv6 link-local address.
+    pub is_used_by_kernel: bool,
+}
+
+impl NetlinkError {
+    /// Wraps the answer to `action`.
+    #[must_use]
+    pub fn new(action: impl Into<String>, error: &rtnetlink::Error) -> Self {
+        let source = match error {
+            rtnetlink::Error::NetlinkError(message) => message.to_io(),
+            other => io::Error::other(other.to_string()),
+        };
+        Self { action: action.into(), source }
+    }
+
+    /// Whether the kernel said that it is there already.
+    #[must_use]
+    pub fn is_exists(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AlreadyExists
+    }
+
+    /// Whether the kernel said that there is no such thing (any more).
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        const ENODEV: i32 = 19;
+        self.source.kind() == io::ErrorKind::NotFound || self.source.raw_os_error() == Some(ENODEV)
+    }
+}
+
+/// Makes a veth pair; each end is made in its namespace, so neither is ever seen elsewhere.
+///
+/// # Errors
+///
+/// Fails, and makes nothing, if a name is taken or the kernel refuses.
+pub async fn make_pair(
+    handle: &Handle,
+    ends: [&End<'_>; 2],
+    mtu_bytes: u32,
+    queues: u32,
+) -> Result<(), NetlinkError> {
+    let [near, far] = ends;
+    let peer = describe(LinkUnspec::new_with_name(far.name), far, mtu_bytes, queues).build();
+    let pair =
+        LinkVeth::new(near.name, far.name).set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
+    let pair = describe(pair, near, mtu_bytes, queues).build();
+    handle.link().add(pair).execute().await.map_err(|error| {
+        NetlinkError::new(format!("make the pair {} and {}", near.name, far.name), &error)
+    })
+}
+
+fn describe<T>(
+    builder: LinkMessageBuilder<T>,
+    end: &End<'_>,
+    mtu_bytes: u32,
+    queues: u32,
+) -> LinkMessageBuilder<T> {
+    let mut builder = builder
+        .mtu(mtu_bytes)
+        .append_extra_attribute(LinkAttribute::NumTxQueues(queues))
+        .append_extra_attribute(LinkAttribute::NumRxQueues(queues));
+    if let Some(mac) = end.mac {
+        builder = builder.address(mac.octets().to_vec());
+    }
+    if let Some(fd) = end.netns_fd {
+        builder = builder.setns_by_fd(fd);
+    }
+    builder
+}
+
+/// Switches an interface on, tagged as ours; an end that the kernel does not use is silenced first.
+///
+/// # Errors
+///
+/// Fails if there is no such interface or the kernel refuses.
+pub async fn bring_up(handle: &Handle, end: &End<'_>, alias: &str) -> Result<(), NetlinkError> {
+    let failed = |error| NetlinkError::new(format!("switch on {}", end.name), &error);
+    let mut message = LinkUnspec::new_with_name(end.name).alias(alias);
+    if !end.is_used_by_kernel {
+        let silent = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        message = message.arp(false).append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![
+            AfSpecUnspec::Inet6(vec![silent]),
+        ]));
+    }
+    handle.link().set(message.build()).execute().await.map_err(failed)?;
+    let up = LinkUnspec::new_with_name(end.name).up().build();
+    handle.link().set(up).execute().await.map_err(failed)
+}
+
+/// Removes an interface and, with it, its other end. Nothing happens if there is none.
+///
+/// # Errors
+///
+/// Fails if the kernel refuses.
+pub async fn remove(handle: &Handle, name: &str) -> Result<(), NetlinkError> {
+    let message = LinkUnspec::new_with_name(name).build();
+    match handle.link().del_with_message(message).execute().await {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let error = NetlinkError::new(format!("remove the interface {name}"), &error);
+            if error.is_gone() { Ok(()) } else { Err(error) }
+        }
+    }
+}
+
+/// Looks for an interface by name.
+///
+/// # Errors
+///
+/// Fails if the kernel does not answer.
+pub async fn find(handle: &Handle, name: &str) -> Result<Option<Link>, NetlinkError> {
+    let request = handle.link().get().match_name(name).execute().try_next().await;
+    match request {
+        Ok(message) => Ok(message.map(|message| link(&message))),
+        Err(error) => {
+            let error = NetlinkError::new(format!("look for the interface {name}"), &error);
+            if error.is_gone() { Ok(None) } else { Err(error) }
+        }
+    }
+}
+
+/// All interfaces of the namespace.
+///
+/// # Errors
+///
+/// Fails if the kernel does not answer.
+pub async fn list(handle: &Handle) -> Result<Vec<Link>, NetlinkError> {
+    let links = handle.link().get().execute().map_ok(|message| link(&message));
+    links.try_collect().await.map_err(|error| NetlinkError::new("list the interfaces", &error))
+}
+
+fn link(message: &LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mac: None,
+        mtu_bytes: 0,
+        alias: None,
+        is_veth: false,
+        is_up: message.header.flags.contains(LinkFlags::Up),
+        is_far: false,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Address(octets) => {
+                link.mac = <[u8; 6]>::try_from(octets.as_slice()).ok().map(MacAddress::from_octets);
+            }
+            LinkAttribute::Mtu(mtu_bytes) => link.mtu_bytes = *mtu_bytes,
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+            LinkAttribute::LinkNetNsId(_) => link.is_far = true,
+            LinkAttribute::LinkInfo(details) => {
+                link.is_veth |= details.contains(&LinkInfo::Kind(InfoKind::Veth));
+            }
+            _ => {}
+        }
+    }
+    link
+}

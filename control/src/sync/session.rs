@@ -1,0 +1,106 @@
+//! One connection to one engine instance, and what that instance is known to have.
+
+use std::{path::Path, time::Duration};
+
+use control_api::{
+    connect::{ConnectError, HandshakeError, connect_engine, handshake},
+    engine::{
+        ApplyHeader, ApplyRequest, Object, ObjectBatch, PortError, apply_request::Part,
+        engine_client::EngineClient,
+    },
+};
+use tokio::time::timeout;
+use tonic::transport::Channel;
+
+use super::Connection;
+use crate::compile::difference::difference;
+
+/// The name that the engine logs.
+const CLIENT: &str = "vrouter-control";
+
+/// How long the engine may take for a batch: opening ports and waiting for each worker takes
+/// milliseconds, a machine that is short of cores stalls for seconds.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Objects in one message: some 64 KiB, far below gRPC's 4 MiB.
+const OBJECTS_PER_MESSAGE: usize = 512;
+
+/// A connection after its handshake.
+pub(super) struct Session {
+    client: EngineClient<Channel>,
+    pub(super) connection: Connection,
+    /// The generation in force on the engine.
+    pub(super) generation: u64,
+    /// What the engine has from this connection; `None` before the first full sync.
+    known: Option<Vec<Object>>,
+}
+
+/// Why a connection is of no more use.
+#[derive(Debug)]
+pub(super) enum SessionError {
+    Connect(ConnectError),
+    Handshake(HandshakeError),
+    Status(Box<tonic::Status>),
+    Silent { seconds: u64 },
+    Restarted,
+}
+
+impl Session {
+    pub(super) async fn connect(socket: &Path) -> Result<Self, SessionError> {
+        let mut client = connect_engine(socket).await.map_err(SessionError::Connect)?;
+        let answer = handshake(&mut client, CLIENT).await.map_err(SessionError::Handshake)?;
+        let connection =
+            Connection { instance_id: answer.instance_id, engine_version: answer.engine_version };
+        Ok(Self { client, connection, generation: answer.generation, known: None })
+    }
+
+    /// Brings the engine to `objects`: by a full sync the first time, by the difference later.
+    ///
+    /// Returns the ports that could not be opened; `None` if there was nothing to send.
+    pub(super) async fn apply(
+        &mut self,
+        objects: &[Object],
+    ) -> Result<Option<Vec<PortError>>, SessionError> {
+        let batch = difference(self.known.as_deref().unwrap_or_default(), objects);
+        if self.known.is_some() && batch == ObjectBatch::default() {
+            return Ok(None);
+        }
+        let generation = self.generation + 1;
+        let header = ApplyHeader { generation, full_sync: self.known.is_none() };
+        let messages = messages(header, &batch);
+        let call = self.client.apply(tokio_stream::iter(messages));
+        let answer = timeout(APPLY_TIMEOUT, call)
+            .await
+            .map_err(|_| SessionError::Silent { seconds: APPLY_TIMEOUT.as_secs() })?
+            .map_err(|status| SessionError::Status(Box::new(status)))?
+            .into_inner();
+        self.generation = answer.generation.max(generation);
+        self.known = Some(objects.to_vec());
+        tracing::debug!(generation, config_version = answer.config_version, "engine acknowledged");
+        Ok(Some(answer.port_errors))
+    }
+
+    /// Makes sure that the same engine is still there.
+    pub(super) async fn heartbeat(&mut self) -> Result<(), SessionError> {
+        let answer = handshake(&mut self.client, CLIENT).await.map_err(SessionError::Handshake)?;
+        if answer.instance_id == self.connection.instance_id {
+            Ok(())
+        } else {
+            Err(SessionError::Restarted)
+        }
+    }
+}
+
+/// The messages of one batch: the header, then the objects in portions.
+fn messages(header: ApplyHeader, batch: &ObjectBatch) -> Vec<ApplyRequest> {
+    let message = |part| ApplyRequest { part: Some(part) };
+    let objects = |upserts, deletes| message(Part::Objects(ObjectBatch { upserts, deletes }));
+    let mut messages = vec![message(Part::Header(header))];
+    messages.extend(
+        batch.upserts.chunks(OBJECTS_PER_MESSAGE).map(|part| objects(part.to_vec(), Vec::new())),
+    );
+    messages.extend(
+        batch.deletes.chunks(OBJECTS_PER_MESSAGE).map(|part| objects(Vec::new(), part.to_vec())),
+    );
+    messages
+}
