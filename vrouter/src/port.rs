@@ -4,6 +4,8 @@
 //! benchmarks, `af_xdp` for interfaces.
 
 mod device;
+pub mod fault;
+pub mod memory;
 
 use std::os::fd::BorrowedFd;
 

@@ -1,0 +1,83 @@
+//! Faults on demand, around any queue: what tests need to see an engine survive.
+
+use std::{
+    os::fd::BorrowedFd,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool, AtomicUsize,
+            Ordering::{Acquire, Release},
+        },
+    },
+};
+
+use super::{OpenedPort, PeerGone, PortQueue};
+use crate::{burst::Burst, memory::FramePool};
+
+/// The faults of a port. The test writes; workers and the main thread read.
+#[derive(Debug, Default)]
+pub struct Faults {
+    is_peer_gone: AtomicBool,
+    is_tx_ring_full: AtomicBool,
+    frames_stuck: AtomicUsize,
+}
+
+impl Faults {
+    /// The far side is gone, as far as the engine can tell.
+    pub fn lose_peer(&self) {
+        self.is_peer_gone.store(true, Release);
+    }
+
+    /// Transmit rings take nothing, or take packets again.
+    pub fn fill_tx_ring(&self, is_full: bool) {
+        self.is_tx_ring_full.store(is_full, Release);
+    }
+
+    /// So many frames are never let go of after the queue was closed, until told otherwise.
+    pub fn hold_frames(&self, frames: usize) {
+        self.frames_stuck.store(frames, Release);
+    }
+}
+
+/// Puts `faults` around each queue of a port.
+#[must_use]
+pub fn wrap(opened: OpenedPort, faults: &Arc<Faults>) -> OpenedPort {
+    let wrap_queue = |inner| -> Box<dyn PortQueue> {
+        Box::new(FaultyQueue { inner, faults: Arc::clone(faults) })
+    };
+    let queues = opened.queues.into_iter().map(wrap_queue).collect();
+    OpenedPort { queues, device: opened.device }
+}
+
+struct FaultyQueue {
+    inner: Box<dyn PortQueue>,
+    faults: Arc<Faults>,
+}
+
+impl PortQueue for FaultyQueue {
+    fn rx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst) -> usize {
+        self.inner.rx_burst(pool, burst)
+    }
+
+    fn tx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst) -> usize {
+        if self.faults.is_tx_ring_full.load(Acquire) {
+            return 0;
+        }
+        self.inner.tx_burst(pool, burst)
+    }
+
+    fn flush(&mut self, pool: &mut FramePool) -> Result<(), PeerGone> {
+        if self.faults.is_peer_gone.load(Acquire) {
+            return Err(PeerGone);
+        }
+        self.inner.flush(pool)
+    }
+
+    fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.wait_descriptor()
+    }
+
+    fn drain(&mut self, pool: &mut FramePool) -> usize {
+        self.inner.drain(pool) + self.faults.frames_stuck.load(Acquire)
+    }
+}

@@ -1,0 +1,222 @@
+//! The way out of a worker: through a queue of its own, or to the worker that owns one.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use super::queues::{OwnedQueue, QueueSlot, Queues};
+use crate::{
+    burst::{BURST_PACKETS_MAX, Burst},
+    drops::DropReason,
+    handoff::{Handoff, HandoffRings},
+    memory::FramePool,
+    outbox::Outbox,
+    port::{PORTS_MAX, PortQueue, PortRef},
+    stats::WorkerStats,
+};
+
+/// Which way packets to a port take.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Way {
+    /// The port has no queue.
+    #[default]
+    Closed,
+    /// Through our own queue.
+    Own(QueueSlot),
+    /// Through a queue of that worker.
+    Via(u16),
+}
+
+/// A worker's queues, and which way leads to the queues of all ports.
+pub(super) struct Egress {
+    pub(super) queues: Queues,
+    pub(super) handoffs: HandoffRings,
+    /// By port slot, with the generation of the port that the way leads to.
+    ways: Box<[(u16, Way)]>,
+    stats: Arc<WorkerStats>,
+}
+
+impl Egress {
+    pub(super) fn new(handoffs: HandoffRings, stats: Arc<WorkerStats>) -> Self {
+        let ways = vec![(0, Way::Closed); PORTS_MAX].into_boxed_slice();
+        Self { queues: Queues::new(), handoffs, ways, stats }
+    }
+
+    /// Takes over a queue; gives it back if there are too many.
+    pub(super) fn attach(
+        &mut self,
+        port: PortRef,
+        queue: Box<dyn PortQueue>,
+    ) -> Result<(), Box<dyn PortQueue>> {
+        let slot = self.queues.insert(port, queue)?;
+        self.set_way(port, Way::Own(slot));
+        Ok(())
+    }
+
+    /// Gives up a queue, and closes the way if it led there.
+    pub(super) fn remove(&mut self, slot: QueueSlot) -> Option<OwnedQueue> {
+        let owned = self.queues.remove(slot)?;
+        if self.way(owned.port.index) == Some((owned.port, Way::Own(slot))) {
+            self.close(owned.port);
+        }
+        Some(owned)
+    }
+
+    /// From now on, packets to `port` go to `worker`.
+    pub(super) fn send_via(&mut self, port: PortRef, worker: u16) {
+        self.set_way(port, Way::Via(worker));
+    }
+
+    /// From now on, packets to `port` are dropped.
+    pub(super) fn close(&mut self, port: PortRef) {
+        self.set_way(port, Way::Closed);
+    }
+
+    /// Sends what the pipeline wants to leave through the port in slot `index`; leaves the burst empty.
+    pub(super) fn send(&mut self, index: u16, burst: &mut Burst, pool: &mut FramePool) {
+        let reason = match self.way(index) {
+            Some((port, Way::Own(slot))) => {
+                self.transmit(port, slot, burst, pool);
+                DropReason::TxRingFull
+            }
+            Some((port, Way::Via(worker))) => {
+                self.handoffs.push_burst(worker, port, burst);
+                DropReason::HandoffRingFull
+            }
+            _ => DropReason::PortDown,
+        };
+        drop_rest(burst, reason, pool, &self.stats);
+    }
+
+    /// Moves packets that wait in an incoming ring to `outbox`; whether there were any.
+    pub(super) fn accept_handoffs(
+        &mut self,
+        ring: usize,
+        packets_max: usize,
+        outbox: &mut Outbox,
+        pool: &mut FramePool,
+    ) -> bool {
+        let Self { handoffs, ways, stats, .. } = self;
+        let count = handoffs.pop(ring, packets_max, |Handoff { egress, packet }| {
+            let is_current = ways
+                .get(usize::from(egress.index))
+                .is_some_and(|(generation, _)| *generation == egress.generation);
+            let refused = if is_current { outbox.push(egress.index, packet) } else { Err(packet) };
+            if let Err(packet) = refused {
+                stats.dropped(packet.ingress, DropReason::PortDown, 1);
+                pool.free_packet(packet);
+            }
+        });
+        count > 0
+    }
+
+    /// Sends what another worker handed over; leaves the burst empty. It never goes on to a third worker.
+    pub(super) fn deliver(&mut self, index: u16, burst: &mut Burst, pool: &mut FramePool) {
+        let mut reason = DropReason::PortDown;
+        if let Some((port, Way::Own(slot))) = self.way(index) {
+            self.transmit(port, slot, burst, pool);
+            reason = DropReason::TxRingFull;
+        }
+        drop_rest(burst, reason, pool, &self.stats);
+    }
+
+    /// Puts packets on a transmit ring, and counts those that are on it.
+    fn transmit(
+        &mut self,
+        port: PortRef,
+        slot: QueueSlot,
+        burst: &mut Burst,
+        pool: &mut FramePool,
+    ) {
+        let Some(owned) = self.queues.touch(slot) else { return };
+        let offered = Tally::of(burst);
+        owned.queue.tx_burst(pool, burst);
+        self.queues.heat(slot);
+        offered.less(&Tally::of(burst)).count(port, &self.stats);
+    }
+
+    fn way(&self, index: u16) -> Option<(PortRef, Way)> {
+        let (generation, way) = *self.ways.get(usize::from(index))?;
+        Some((PortRef { index, generation }, way))
+    }
+
+    fn set_way(&mut self, port: PortRef, way: Way) {
+        if let Some(entry) = self.ways.get_mut(usize::from(port.index)) {
+            *entry = (port.generation, way);
+        }
+    }
+}
+
+/// Counts a burst that was just received on `port`.
+pub(super) fn count_received(port: PortRef, burst: &Burst, stats: &WorkerStats) {
+    let packets = burst.len() as u64;
+    stats.rx(port, packets, total_bytes(burst));
+    stats.burst(packets);
+}
+
+/// Frees what is left of a burst; the packets died of `reason`.
+pub(super) fn drop_rest(
+    burst: &mut Burst,
+    reason: DropReason,
+    pool: &mut FramePool,
+    stats: &WorkerStats,
+) {
+    for packet in burst.drain(..) {
+        stats.dropped(packet.ingress, reason, 1);
+        pool.free_packet(packet);
+    }
+}
+
+fn total_bytes(burst: &Burst) -> u64 {
+    burst.iter().fold(0, |sum, packet| sum.wrapping_add(u64::from(packet.total_bytes())))
+}
+
+/// Packets by ingress port, in order of their first packet.
+struct Tally {
+    packets: u64,
+    bytes: u64,
+    by_ingress: ArrayVec<(PortRef, u64), BURST_PACKETS_MAX>,
+}
+
+impl Tally {
+    fn of(burst: &Burst) -> Self {
+        let mut by_ingress: ArrayVec<(PortRef, u64), BURST_PACKETS_MAX> = ArrayVec::new();
+        for packet in burst {
+            match by_ingress.last_mut() {
+                Some((ingress, count)) if *ingress == packet.ingress => {
+                    *count = count.wrapping_add(1);
+                }
+                // A burst has no more ingress ports than packets.
+                _ => drop(by_ingress.try_push((packet.ingress, 1))),
+            }
+        }
+        Self { packets: burst.len() as u64, bytes: total_bytes(burst), by_ingress }
+    }
+
+    /// What is in `self` and not in `other`, which is a part of it.
+    fn less(mut self, other: &Self) -> Self {
+        self.packets = self.packets.wrapping_sub(other.packets);
+        self.bytes = self.bytes.wrapping_sub(other.bytes);
+        for (ingress, mut surplus) in other.by_ingress.iter().copied() {
+            for (same, count) in self.by_ingress.iter_mut().rev() {
+                if *same == ingress {
+                    let taken = surplus.min(*count);
+                    *count = count.wrapping_sub(taken);
+                    surplus = surplus.wrapping_sub(taken);
+                }
+            }
+        }
+        self
+    }
+
+    /// Counts the packets as sent through `port` and forwarded from where they came in.
+    fn count(&self, port: PortRef, stats: &WorkerStats) {
+        if self.packets == 0 {
+            return;
+        }
+        stats.tx(port, self.packets, self.bytes);
+        for (ingress, count) in &self.by_ingress {
+            stats.forwarded(*ingress, *count);
+        }
+    }
+}

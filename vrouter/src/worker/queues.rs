@@ -1,0 +1,199 @@
+//! The queues that a worker owns, and which of them it looks at in a poll.
+//!
+//! A queue is *hot* while packets move through it, and for [`COOLING_VISITS`] visits after. Hot queues are visited in
+//! every poll, cold ones in turn, [`COLD_VISITS_PER_POLL`] a poll, so that hundreds of idle ports cost a busy worker next to
+//! nothing, and a packet on one of them waits for a few polls at most. After a sleep all are visited.
+
+use crate::{
+    idle::Bed,
+    memory::FramePool,
+    port::{PORTS_MAX, PortQueue, PortRef},
+};
+
+/// Visits without a packet after which a queue is cold: more than a kernel needs to send a full ring of 1024 packets at 32 a
+/// kick, so that what a queue sent is on the wire before it cools down.
+const COOLING_VISITS: u16 = 64;
+
+/// Cold queues visited in one poll: with 250 of them, each is visited in every 16th poll, and costs a busy poll (some 7 µs)
+/// about 1 %.
+const COLD_VISITS_PER_POLL: usize = 16;
+
+/// Queues of one worker at most: one for each port, and as many again for ports with several.
+pub(crate) const QUEUES_MAX: usize = 2 * PORTS_MAX;
+
+/// Where a queue is kept; stays as long as the worker has the queue.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct QueueSlot(u16);
+
+/// One queue, and when something last happened to it.
+pub(super) struct OwnedQueue {
+    pub(super) port: PortRef,
+    pub(super) queue: Box<dyn PortQueue>,
+    /// Visits since the last packet.
+    quiet_visits: u16,
+    is_hot: bool,
+    is_touched: bool,
+}
+
+/// All queues of a worker. Allocates nothing after its making.
+pub(super) struct Queues {
+    slots: Vec<Option<OwnedQueue>>,
+    vacant: Vec<u16>,
+    hot: Vec<u16>,
+    /// Queues to flush at the end of this poll.
+    touched: Vec<u16>,
+    /// Where the last poll's look at cold queues ended.
+    cold_cursor: usize,
+    /// Where this poll's round over the hot queues starts.
+    hot_cursor: usize,
+}
+
+impl Queues {
+    /// No queues.
+    pub(super) fn new() -> Self {
+        Self {
+            slots: Vec::with_capacity(QUEUES_MAX),
+            vacant: Vec::with_capacity(QUEUES_MAX),
+            hot: Vec::with_capacity(QUEUES_MAX),
+            touched: Vec::with_capacity(QUEUES_MAX),
+            cold_cursor: 0,
+            hot_cursor: 0,
+        }
+    }
+
+    /// Takes a queue over; gives it back if there are too many.
+    pub(super) fn insert(
+        &mut self,
+        port: PortRef,
+        queue: Box<dyn PortQueue>,
+    ) -> Result<QueueSlot, Box<dyn PortQueue>> {
+        let vacant = self.vacant.pop().or_else(|| {
+            let next = u16::try_from(self.slots.len()).ok()?;
+            (self.slots.len() < QUEUES_MAX).then(|| {
+                self.slots.push(None);
+                next
+            })
+        });
+        let Some(index) = vacant else { return Err(queue) };
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return Err(queue) };
+        *slot = Some(OwnedQueue { port, queue, quiet_visits: 0, is_hot: false, is_touched: false });
+        self.heat(QueueSlot(index));
+        Ok(QueueSlot(index))
+    }
+
+    /// Gives a queue up.
+    pub(super) fn remove(&mut self, slot: QueueSlot) -> Option<OwnedQueue> {
+        let owned = self.slots.get_mut(usize::from(slot.0))?.take()?;
+        self.vacant.push(slot.0);
+        self.hot.retain(|index| *index != slot.0);
+        self.touched.retain(|index| *index != slot.0);
+        Some(owned)
+    }
+
+    /// Some queue of `port`, if there is one.
+    pub(super) fn find(&self, port: PortRef) -> Option<QueueSlot> {
+        let position = self
+            .slots
+            .iter()
+            .position(|slot| slot.as_ref().is_some_and(|owned| owned.port == port))?;
+        u16::try_from(position).ok().map(QueueSlot)
+    }
+
+    /// Some queue, if there is one.
+    pub(super) fn any(&self) -> Option<QueueSlot> {
+        let position = self.slots.iter().position(Option::is_some)?;
+        u16::try_from(position).ok().map(QueueSlot)
+    }
+
+    /// The queue in a slot, to be flushed at the end of this poll.
+    pub(super) fn touch(&mut self, slot: QueueSlot) -> Option<&mut OwnedQueue> {
+        let owned = self.slots.get_mut(usize::from(slot.0))?.as_mut()?;
+        if !owned.is_touched {
+            owned.is_touched = true;
+            self.touched.push(slot.0);
+        }
+        Some(owned)
+    }
+
+    /// Packets moved through the queue: it is visited in each of the next polls.
+    pub(super) fn heat(&mut self, slot: QueueSlot) {
+        if let Some(Some(owned)) = self.slots.get_mut(usize::from(slot.0)) {
+            owned.quiet_visits = 0;
+            if !owned.is_hot {
+                owned.is_hot = true;
+                self.hot.push(slot.0);
+            }
+        }
+    }
+
+    /// Nothing came through the queue in a visit.
+    pub(super) fn note_quiet_visit(&mut self, slot: QueueSlot) {
+        if let Some(Some(owned)) = self.slots.get_mut(usize::from(slot.0)) {
+            owned.quiet_visits = owned.quiet_visits.saturating_add(1);
+        }
+    }
+
+    /// How many queues a poll visits at most in its round over the hot ones.
+    pub(super) fn hot_count(&self) -> usize {
+        self.hot.len()
+    }
+
+    /// The next hot queue in turn.
+    pub(super) fn next_hot(&mut self) -> Option<QueueSlot> {
+        if self.hot_cursor >= self.hot.len() {
+            self.hot_cursor = 0;
+        }
+        let index = *self.hot.get(self.hot_cursor)?;
+        self.hot_cursor = self.hot_cursor.saturating_add(1);
+        Some(QueueSlot(index))
+    }
+
+    /// How many slots a poll looks at for cold queues.
+    pub(super) fn cold_visits(&self, visit_all: bool) -> usize {
+        if visit_all { self.slots.len() } else { COLD_VISITS_PER_POLL.min(self.slots.len()) }
+    }
+
+    /// The queue in the next slot in turn, if there is one and it is cold.
+    pub(super) fn next_cold(&mut self) -> Option<QueueSlot> {
+        if self.cold_cursor >= self.slots.len() {
+            self.cold_cursor = 0;
+        }
+        let index = self.cold_cursor;
+        self.cold_cursor = index.saturating_add(1);
+        let owned = self.slots.get(index)?.as_ref()?;
+        if owned.is_hot {
+            return None;
+        }
+        u16::try_from(index).ok().map(QueueSlot)
+    }
+
+    /// Flushes what was touched in this poll; hands queues whose peer is gone to `lost`.
+    pub(super) fn flush(&mut self, pool: &mut FramePool, mut lost: impl FnMut(QueueSlot)) {
+        let Self { touched, slots, .. } = self;
+        for index in touched.drain(..) {
+            let Some(Some(owned)) = slots.get_mut(usize::from(index)) else { continue };
+            owned.is_touched = false;
+            if owned.queue.flush(pool).is_err() {
+                lost(QueueSlot(index));
+            }
+        }
+    }
+
+    /// Takes queues off the hot list that have been quiet for long.
+    pub(super) fn cool(&mut self) {
+        let Self { hot, slots, .. } = self;
+        hot.retain(|index| {
+            let Some(Some(owned)) = slots.get_mut(usize::from(*index)) else { return false };
+            owned.is_hot = owned.quiet_visits < COOLING_VISITS;
+            owned.is_hot
+        });
+    }
+}
+
+impl OwnedQueue {
+    /// The port and its queue, no longer woken up for.
+    pub(super) fn leave(self, bed: &mut Bed) -> (PortRef, Box<dyn PortQueue>) {
+        bed.forget(&*self.queue);
+        (self.port, self.queue)
+    }
+}
