@@ -13,6 +13,7 @@ pub mod fib;
 pub mod handoff;
 pub mod idle;
 pub mod memory;
+mod netlink;
 pub mod next_hop;
 pub mod outbox;
 pub mod packet;

@@ -3,6 +3,7 @@
 //! A port has queues; each queue has one owning worker, which alone polls it. Kinds: `memory` and `pcap` for tests, replay and
 //! benchmarks, `af_xdp` for interfaces.
 
+pub mod af_xdp;
 mod device;
 pub mod fault;
 pub mod memory;

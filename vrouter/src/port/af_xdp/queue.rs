@@ -1,0 +1,468 @@
+//! One queue pair of a device: the port queue that a worker polls.
+//!
+//! ```text
+//!            ┌── fill ◄── refill ──┐        ┌── tx ◄──── tx_burst ── burst
+//!  kernel ───┤                     ├─ pool ─┤
+//!            └── rx ──► rx_burst ──┘        └── completion ──► reclaim
+//! ```
+//!
+//! What the kernel holds is in the [`Ledger`]; a received packet has left it, a sent one enters it.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, Weak},
+};
+
+use arrayvec::ArrayVec;
+use rustix::{
+    io::Errno,
+    net::xdp::{XdpDesc, XdpDescOptions},
+};
+
+use super::{
+    ledger::Ledger,
+    socket::{KernelDone, ReleaseProbe, RingEntries, Rings, Socket},
+};
+use crate::{
+    burst::{BURST_PACKETS_MAX, Burst},
+    memory::{Frame, FramePool, NO_FRAME, Region, SegmentLink},
+    packet::{Checksum, Packet},
+    port::{PeerGone, PortQueue, PortRef},
+};
+
+/// Segments of one packet: the kernel takes and gives 17 fragments beside the first part (`MAX_SKB_FRAGS`).
+pub(super) const SEGMENTS_MAX: usize = 18;
+/// Below this many missing frames the fill ring is left alone: its index is worth a cache line each time.
+const REFILL_FRAMES_MIN: u32 = 16;
+/// Frames put into the fill ring at once at most, to bound a poll; the first polls of a queue fill it in steps.
+const REFILL_FRAMES_MAX: u32 = 256;
+/// Frames that one system call sends in copy mode at least, while there are that many (`TX_BATCH_SIZE`).
+const COPY_MODE_TX_BATCH: u32 = 32;
+/// Free slots of the tx ring that a burst hopes for: one a packet.
+const TX_SLOTS_WANTED: u32 = 64;
+const _: () = assert!(TX_SLOTS_WANTED as usize == BURST_PACKETS_MAX);
+/// The shortest frame that is worth sending: an Ethernet header.
+const FRAME_BYTES_MIN: u32 = 14;
+/// Calls of `drain` that wait for frames on their way out before the socket is closed all the same.
+const DRAIN_TX_CALLS_MAX: u32 = 50;
+
+/// What a queue is made from, before it is bound.
+#[derive(Debug)]
+pub(super) struct QueueParts {
+    pub(super) socket: Socket,
+    pub(super) rings: Rings,
+    pub(super) entries: RingEntries,
+    /// Frames to keep in the kernel's hands for receiving.
+    pub(super) fill_frames: u32,
+    pub(super) port: PortRef,
+    pub(super) checksum: Checksum,
+}
+
+/// How a socket was bound.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Binding {
+    pub(super) is_zero_copy: bool,
+    /// Packets may have several segments.
+    pub(super) is_multi_buffer: bool,
+}
+
+/// A queue pair of a device, over AF_XDP.
+#[derive(Debug)]
+pub struct AfXdpQueue {
+    ledger: Ledger,
+    rings: Rings,
+    phase: Phase,
+    probe: Option<ReleaseProbe>,
+    port: PortRef,
+    checksum: Checksum,
+    is_zero_copy: bool,
+    is_multi_buffer: bool,
+    fill_frames: u32,
+    tx_entries: u32,
+    frame_bytes: u32,
+    /// Frames lent for receiving.
+    rx_lent: u32,
+    /// Frames lent for sending.
+    tx_lent: u32,
+    assembly: Assembly,
+    drain_calls: u32,
+}
+
+/// What has become of the socket.
+#[derive(Debug)]
+enum Phase {
+    Open(Arc<Socket>),
+    /// Closed; the kernel may still use frames.
+    Closing,
+    /// The kernel receives into nothing any more.
+    Released(KernelDone),
+}
+
+/// The segments of a packet whose last one is yet to come. The kernel publishes a packet as a whole, but a burst may be full
+/// at any point.
+#[derive(Debug, Default)]
+struct Assembly {
+    segments: ArrayVec<(Frame, SegmentLink), SEGMENTS_MAX>,
+    /// The packet has too many segments: the rest of it is thrown away.
+    is_oversized: bool,
+}
+
+impl AfXdpQueue {
+    /// A queue that is not bound to a device yet, with its receive ring filled.
+    pub(super) fn new(region: Arc<Region>, parts: QueueParts, pool: &mut FramePool) -> Self {
+        let frame_bytes = region.frame_bytes();
+        let mut queue = Self {
+            ledger: Ledger::new(region),
+            rings: parts.rings,
+            phase: Phase::Open(Arc::new(parts.socket)),
+            probe: None,
+            port: parts.port,
+            checksum: parts.checksum,
+            is_zero_copy: false,
+            is_multi_buffer: false,
+            fill_frames: parts.fill_frames,
+            tx_entries: parts.entries.tx,
+            frame_bytes,
+            rx_lent: 0,
+            tx_lent: 0,
+            assembly: Assembly::default(),
+            drain_calls: 0,
+        };
+        // Drivers want frames to receive into at the time of the binding.
+        for _ in 0..parts.entries.fill / REFILL_FRAMES_MAX {
+            queue.refill(pool);
+        }
+        queue
+    }
+
+    /// Notes how the socket was bound. A queue in zero copy is not released at once when its socket is closed: `probe`
+    /// tells when.
+    pub(super) fn bound(&mut self, binding: Binding, probe: Option<ReleaseProbe>) {
+        self.is_zero_copy = binding.is_zero_copy;
+        self.is_multi_buffer = binding.is_multi_buffer;
+        self.probe = probe;
+    }
+
+    /// The socket, for those who steer frames to it and read its counters; gone once the queue is closed.
+    pub(super) fn socket(&self) -> Weak<Socket> {
+        match &self.phase {
+            Phase::Open(socket) => Arc::downgrade(socket),
+            Phase::Closing | Phase::Released(_) => Weak::new(),
+        }
+    }
+
+    /// Frames that the kernel holds.
+    #[must_use]
+    pub fn frames_lent(&self) -> u32 {
+        self.ledger.lent_count()
+    }
+
+    /// Takes sent frames back.
+    fn reclaim(&mut self, pool: &mut FramePool) {
+        for _ in 0..self.rings.completion.available() {
+            let Some(address) = self.rings.completion.pop() else { break };
+            if let Some(frame) = self.ledger.take_back(address) {
+                self.tx_lent = self.tx_lent.saturating_sub(1);
+                pool.free(frame);
+            }
+        }
+        self.rings.completion.release();
+    }
+
+    /// Gives the kernel frames to receive into.
+    fn refill(&mut self, pool: &mut FramePool) {
+        let missing = self.fill_frames.saturating_sub(self.rx_lent);
+        if missing < REFILL_FRAMES_MIN.min(self.fill_frames) || missing == 0 {
+            return;
+        }
+        let missing = missing.min(REFILL_FRAMES_MAX);
+        for _ in 0..missing.min(self.rings.fill.free_slots(missing)) {
+            let Some(frame) = pool.allocate() else { break };
+            let address = self.ledger.lend(frame);
+            // There is a free slot, so the push succeeds; were it not so, the ledger would still know the frame.
+            if self.rings.fill.push(address) {
+                self.rx_lent += 1;
+            }
+        }
+        self.rings.fill.publish();
+    }
+
+    /// Calls the kernel if it asked for it.
+    fn wake(&mut self) -> Result<(), PeerGone> {
+        let Phase::Open(socket) = &self.phase else { return Ok(()) };
+        if self.is_zero_copy && self.rings.fill.needs_wakeup() {
+            still_there(socket.wake_rx())?;
+        }
+        if self.tx_lent == 0 || !self.rings.tx.needs_wakeup() {
+            return Ok(());
+        }
+        let mut waiting = self.rings.tx.unconsumed();
+        // One call sends a batch at least, or tells by no progress that the device takes no more for now.
+        for _ in 0..=self.tx_entries / COPY_MODE_TX_BATCH {
+            if waiting == 0 {
+                return Ok(());
+            }
+            still_there(socket.wake_tx())?;
+            let left = self.rings.tx.unconsumed();
+            if left >= waiting || self.is_zero_copy {
+                return Ok(());
+            }
+            waiting = left;
+        }
+        Ok(())
+    }
+
+    /// Where in its frame a descriptor's bytes start, and how many there are.
+    #[expect(clippy::cast_possible_truncation, reason = "both are at most a frame, 4096 bytes")]
+    fn place(&self, descriptor: &XdpDesc) -> (u16, u16) {
+        let offset = descriptor.addr & u64::from(self.frame_bytes - 1);
+        let len = descriptor.len.min(self.frame_bytes - offset as u32);
+        (offset as u16, len as u16)
+    }
+
+    /// How many descriptors the packet takes; `None` if this queue cannot send it at all.
+    fn descriptors(&self, packet: &Packet) -> Option<u32> {
+        let end = u32::from(packet.offset()) + u32::from(packet.linear_bytes());
+        if packet.total_bytes() < FRAME_BYTES_MIN
+            || packet.linear_bytes() == 0
+            || end > self.frame_bytes
+        {
+            return None;
+        }
+        if packet.is_chained() { self.descriptors_of_chain(packet) } else { Some(1) }
+    }
+
+    #[cold]
+    fn descriptors_of_chain(&self, packet: &Packet) -> Option<u32> {
+        let (mut count, mut is_sendable) = (0_u32, self.is_multi_buffer);
+        packet.for_each_segment(self.ledger.region(), |bytes| {
+            count += 1;
+            is_sendable &= !bytes.is_empty();
+        });
+        (is_sendable && count as usize <= SEGMENTS_MAX).then_some(count)
+    }
+
+    /// Puts a packet into the tx ring, which must have room for all of its descriptors.
+    fn send(&mut self, packet: Packet) {
+        let Self { ledger, rings, tx_lent, .. } = self;
+        ledger.lend_packet(packet, |addr, len, is_continued| {
+            let options =
+                if is_continued { XdpDescOptions::XDP_PKT_CONTD } else { XdpDescOptions::empty() };
+            if rings.tx.push(XdpDesc { addr, len, options }) {
+                *tx_lent += 1;
+            }
+        });
+    }
+
+    /// Goes on past packets at the front that this queue cannot send: they stay in the burst, the others go.
+    #[cold]
+    fn send_around(&mut self, burst: &mut Burst) -> usize {
+        let mut kept = Burst::new();
+        let mut sent = 0;
+        let mut is_full = false;
+        for packet in std::mem::take(burst) {
+            match self.descriptors(&packet) {
+                Some(count) if !is_full && count <= self.rings.tx.free_slots(count) => {
+                    self.send(packet);
+                    sent += 1;
+                }
+                count => {
+                    is_full |= count.is_some();
+                    // Both bursts hold the same number of packets.
+                    kept.push(packet);
+                }
+            }
+        }
+        *burst = kept;
+        sent
+    }
+
+    fn drained(&mut self, pool: &mut FramePool) {
+        if let Phase::Released(done) = &self.phase {
+            while let Some(frame) = self.ledger.reclaim_any(done) {
+                pool.free(frame);
+            }
+            (self.rx_lent, self.tx_lent) = (0, 0);
+        }
+    }
+
+    /// Closes the socket, unless somebody reads its counters this very moment.
+    fn close(&mut self) {
+        let Phase::Open(socket) = std::mem::replace(&mut self.phase, Phase::Closing) else {
+            return;
+        };
+        match Arc::try_unwrap(socket) {
+            Ok(socket) if self.is_zero_copy => drop(socket),
+            Ok(socket) => self.phase = Phase::Released(socket.close_copy_mode()),
+            Err(socket) => self.phase = Phase::Open(socket),
+        }
+    }
+
+    /// Frames under way out: the kernel took their descriptors, but has not returned them.
+    fn tx_in_flight(&mut self) -> u32 {
+        self.tx_lent.saturating_sub(self.rings.tx.unconsumed())
+    }
+}
+
+impl PortQueue for AfXdpQueue {
+    fn rx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst) -> usize {
+        let before = burst.len();
+        for _ in 0..self.rings.rx.available() {
+            if burst.len() == BURST_PACKETS_MAX {
+                break;
+            }
+            let Some(descriptor) = self.rings.rx.pop() else { break };
+            // An address that is not out is a slip of the kernel: there is no frame to have.
+            let Some(frame) = self.ledger.take_back(descriptor.addr) else { continue };
+            self.rx_lent = self.rx_lent.saturating_sub(1);
+            let (offset, len) = self.place(&descriptor);
+            let is_continued = descriptor.options.contains(XdpDescOptions::XDP_PKT_CONTD);
+            let packet = if is_continued || self.assembly.is_under_way() {
+                let segment = SegmentLink { next: NO_FRAME, offset, len };
+                let region = self.ledger.region();
+                self.assembly.add(frame, segment, is_continued, self.port, region, pool)
+            } else {
+                Some(Packet::new(frame, offset, len, self.port))
+            };
+            if let Some(mut packet) = packet {
+                packet.offload.checksum = self.checksum;
+                burst.push(packet);
+            }
+        }
+        self.rings.rx.release();
+        burst.len() - before
+    }
+
+    fn tx_burst(&mut self, _pool: &mut FramePool, burst: &mut Burst) -> usize {
+        let mut free = self.rings.tx.free_slots(TX_SLOTS_WANTED);
+        let mut taken = 0;
+        let mut is_odd = false;
+        for packet in burst.iter() {
+            let Some(count) = self.descriptors(packet) else {
+                is_odd = true;
+                break;
+            };
+            if count > free {
+                break;
+            }
+            free -= count;
+            taken += 1;
+        }
+        for packet in burst.drain(..taken) {
+            self.send(packet);
+        }
+        if is_odd {
+            taken += self.send_around(burst);
+        }
+        self.rings.tx.publish();
+        taken
+    }
+
+    fn flush(&mut self, pool: &mut FramePool) -> Result<(), PeerGone> {
+        if self.tx_lent > 0 {
+            self.reclaim(pool);
+        }
+        self.refill(pool);
+        self.wake()
+    }
+
+    fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match &self.phase {
+            Phase::Open(socket) => Some(socket.as_fd()),
+            Phase::Closing | Phase::Released(_) => None,
+        }
+    }
+
+    fn drain(&mut self, pool: &mut FramePool) -> usize {
+        self.assembly.discard(pool);
+        self.reclaim(pool);
+        if let Phase::Open(_) = self.phase {
+            let is_gone = self.wake().is_err();
+            self.drain_calls += 1;
+            if self.tx_lent == 0 || is_gone || self.drain_calls > DRAIN_TX_CALLS_MAX {
+                self.close();
+            }
+        }
+        if let (Phase::Closing, Some(probe)) = (&self.phase, &mut self.probe) {
+            // An error (no memory to pin, say) passes; the frames stay in quarantine until then.
+            if let Ok(Some(done)) = probe.is_released(self.ledger.region()) {
+                self.probe = None;
+                self.phase = Phase::Released(done);
+            }
+        }
+        if self.is_zero_copy || self.tx_in_flight() == 0 {
+            self.drained(pool);
+        }
+        self.ledger.lent_count() as usize
+    }
+}
+
+impl Assembly {
+    fn is_under_way(&self) -> bool {
+        !self.segments.is_empty() || self.is_oversized
+    }
+
+    /// Adds a segment; returns the packet if it was the last.
+    #[cold]
+    fn add(
+        &mut self,
+        frame: Frame,
+        segment: SegmentLink,
+        is_continued: bool,
+        port: PortRef,
+        region: &Region,
+        pool: &mut FramePool,
+    ) -> Option<Packet> {
+        if self.is_oversized {
+            pool.free(frame);
+            self.is_oversized = is_continued;
+            return None;
+        }
+        if let Err(refused) = self.segments.try_push((frame, segment)) {
+            pool.free(refused.element().0);
+            self.discard(pool);
+            self.is_oversized = is_continued;
+            return None;
+        }
+        if is_continued {
+            return None;
+        }
+        self.link_up(port, region)
+    }
+
+    /// Makes a packet of the segments: links them from the last to the first.
+    fn link_up(&mut self, port: PortRef, region: &Region) -> Option<Packet> {
+        let mut rest: Option<(Frame, u32)> = None;
+        while let Some((mut frame, mut segment)) = self.segments.pop() {
+            if self.segments.is_empty() {
+                let mut packet = Packet::new(frame, segment.offset, segment.len, port);
+                if let Some((next, bytes)) = rest {
+                    packet.chain(next, bytes);
+                }
+                return Some(packet);
+            }
+            let mut bytes = u32::from(segment.len);
+            if let Some((next, next_bytes)) = rest {
+                segment.next = next.into_index();
+                bytes += next_bytes;
+            }
+            region.set_link(&mut frame, segment);
+            rest = Some((frame, bytes));
+        }
+        None
+    }
+
+    fn discard(&mut self, pool: &mut FramePool) {
+        for (frame, _) in self.segments.drain(..) {
+            pool.free(frame);
+        }
+    }
+}
+
+/// Only an unbound socket means that the device is gone; a device that is down or has no room may recover.
+fn still_there(result: Result<(), Errno>) -> Result<(), PeerGone> {
+    match result {
+        Err(Errno::NXIO | Errno::NODEV | Errno::BADF) => Err(PeerGone),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,286 @@
+//! AF_XDP ports on veth pairs, with the kernel or another port at the far end.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
+
+#[path = "support/namespace.rs"]
+mod namespace;
+#[path = "support/ports.rs"]
+mod ports;
+
+use std::{net::UdpSocket, time::Duration};
+
+use namespace::{Namespace, join};
+use ports::{Memory, Port, bytes_of, packet, request, wait_for};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vrouter::{
+    burst::{BURST_PACKETS_MAX, Burst},
+    port::PortQueue,
+};
+
+const FRAMES: u32 = 8192;
+
+/// A frame with a number in it; the ethertype is one for experiments (IEEE 802), so that no stack answers.
+fn numbered_frame(number: u32, bytes: usize) -> Vec<u8> {
+    let mut frame = vec![0; bytes];
+    frame[..6].copy_from_slice(&[0x02, 0, 0, 0, 0, 2]);
+    frame[6..12].copy_from_slice(&[0x02, 0, 0, 0, 0, 1]);
+    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+    frame[14..18].copy_from_slice(&number.to_be_bytes());
+    for (index, byte) in frame.iter_mut().enumerate().skip(18) {
+        *byte = u8::try_from((index + number as usize) % 251).unwrap();
+    }
+    frame
+}
+
+fn number_of(frame: &[u8]) -> Option<u32> {
+    let is_ours = frame.get(12..14) == Some(&[0x88, 0xb5]);
+    is_ours.then(|| u32::from_be_bytes(frame[14..18].try_into().unwrap()))
+}
+
+/// Two ports that face each other, each in a namespace.
+fn facing_ports(queues: u16, mtu: u32) -> (Namespace, Namespace, Memory, Port, Port) {
+    let (left, right) = (Namespace::create("left"), Namespace::create("right"));
+    join((&left, "left0"), (&right, "right0"), u32::from(queues), mtu);
+    let mut memory = Memory::new(FRAMES);
+    let left_port = Port::open(&mut memory, &request(&left, "left0", Some(queues)));
+    let right_port = Port::open(&mut memory, &request(&right, "right0", Some(queues)));
+    (left, right, memory, left_port, right_port)
+}
+
+/// Sends `count` numbered frames from one port to the other, with a window, and checks each.
+fn carry(memory: &mut Memory, from: &mut Port, to: &mut Port, count: u32, bytes: usize) {
+    // Below the frames that a guest's queue keeps ready, however many segments a frame takes.
+    let window = u32::try_from(256 / bytes.div_ceil(1024)).unwrap();
+    let (mut sent, mut received) = (0, 0);
+    let mut burst = Burst::new();
+    wait_for("all frames", || {
+        while sent < count && sent - received < window && burst.len() < BURST_PACKETS_MAX {
+            burst.push(packet(&mut memory.pool, &numbered_frame(sent, bytes)));
+            sent += 1;
+        }
+        from.queues[0].tx_burst(&mut memory.pool, &mut burst);
+        from.poll_aside(&mut memory.pool);
+        let mut arrived = Burst::new();
+        to.poll(&mut memory.pool, &mut arrived);
+        for packet in arrived {
+            let data = bytes_of(&packet, memory.pool.region());
+            if let Some(number) = number_of(&data) {
+                assert_eq!(number, received, "frames stay in order");
+                assert_eq!(data, numbered_frame(number, bytes));
+                received += 1;
+            }
+            memory.pool.free_packet(packet);
+        }
+        received == count
+    });
+    for packet in burst {
+        memory.pool.free_packet(packet);
+    }
+}
+
+#[test]
+fn a_hundred_thousand_frames_pass_without_loss_and_every_frame_comes_back() {
+    skip_unless_namespaces!();
+    let (_left, _right, mut memory, mut left, mut right) = facing_ports(1, 1500);
+    assert_eq!(left.device.backend(), "af_xdp copy", "{}", left.device.detail());
+    assert!(left.device.detail().contains("zero copy"), "{}", left.device.detail());
+    carry(&mut memory, &mut left, &mut right, 100_000, 64);
+    assert_eq!(right.device.kernel_rx_dropped(), Some(0));
+    left.close(&mut memory.pool);
+    right.close(&mut memory.pool);
+    memory.assert_all_frames_are_back();
+}
+
+#[test]
+fn jumbo_frames_pass_in_segments_both_ways() {
+    skip_unless_namespaces!();
+    let (_left, _right, mut memory, mut left, mut right) = facing_ports(1, 9000);
+    assert_eq!(left.device.mtu_bytes(), 9000);
+    for bytes in [1514, 1600, 2048, 4000, 9014] {
+        carry(&mut memory, &mut left, &mut right, 500, bytes);
+        carry(&mut memory, &mut right, &mut left, 500, bytes);
+    }
+    left.close(&mut memory.pool);
+    right.close(&mut memory.pool);
+    memory.assert_all_frames_are_back();
+}
+
+#[test]
+fn udp_of_the_kernel_comes_in_and_answers_go_out_over_both_families() {
+    skip_unless_namespaces!();
+    let (ours, theirs) = (Namespace::create("ours"), Namespace::create("theirs"));
+    join((&ours, "port0"), (&theirs, "eth0"), 1, 1500);
+    theirs.run("ethtool -K eth0 tx off");
+    theirs.ip("addr add 192.0.2.1/24 dev eth0");
+    theirs.ip("addr add 2001:db8::1/64 dev eth0 nodad");
+    theirs.ip("neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev eth0 nud permanent");
+    theirs.ip("neigh add 2001:db8::2 lladdr 02:00:00:00:00:02 dev eth0 nud permanent");
+    let mut memory = Memory::new(FRAMES);
+    let mut port = Port::open(&mut memory, &request(&ours, "port0", None));
+
+    for (own, peer) in
+        [("192.0.2.1:4000", "192.0.2.2:4001"), ("[2001:db8::1]:4000", "[2001:db8::2]:4001")]
+    {
+        let socket = theirs.inside(|| UdpSocket::bind(own).unwrap());
+        socket.connect(peer).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        for round in 0..100_u32 {
+            socket.send(&round.to_be_bytes()).unwrap();
+            wait_for("the echo's request", || echo(&mut port, &mut memory) > 0);
+            let mut answer = [0; 64];
+            assert_eq!(socket.recv(&mut answer).unwrap(), 4);
+            assert_eq!(answer[..4], round.to_be_bytes());
+        }
+    }
+    port.close(&mut memory.pool);
+    memory.assert_all_frames_are_back();
+}
+
+/// Sends UDP packets back to where they came from; their checksums stay right. Returns how many.
+fn echo(port: &mut Port, memory: &mut Memory) -> usize {
+    let mut burst = Burst::new();
+    port.poll(&mut memory.pool, &mut burst);
+    let mut answers = Burst::new();
+    for mut packet in burst {
+        let data = packet.data_mut(memory.pool.region());
+        let (address_bytes, addresses_at, is_udp) = match data[12..14] {
+            [0x08, 0x00] => (4, 26, data[23] == 17),
+            [0x86, 0xdd] => (16, 22, data[20] == 17),
+            _ => (0, 0, false),
+        };
+        if !is_udp {
+            memory.pool.free_packet(packet);
+            continue;
+        }
+        let (destination, source) = data[..12].split_at_mut(6);
+        destination.swap_with_slice(source);
+        let (source, rest) = data[addresses_at..].split_at_mut(address_bytes);
+        let (destination, udp) = rest.split_at_mut(address_bytes);
+        source.swap_with_slice(destination);
+        let (source, destination) = udp[..4].split_at_mut(2);
+        source.swap_with_slice(destination);
+        answers.push(packet);
+    }
+    let count = answers.len();
+    port.send(0, &mut memory.pool, &mut answers);
+    count
+}
+
+#[test]
+fn each_queue_of_a_device_has_its_own_traffic() {
+    skip_unless_namespaces!();
+    let (_left, _right, mut memory, mut left, mut right) = facing_ports(4, 1500);
+    assert_eq!((left.queues.len(), right.queues.len()), (4, 4));
+    for queue in 0..4_u32 {
+        let mut burst = Burst::new();
+        burst.push(packet(&mut memory.pool, &numbered_frame(queue, 100)));
+        left.send(queue as usize, &mut memory.pool, &mut burst);
+    }
+    let mut numbers = Vec::new();
+    wait_for("a frame of each queue", || {
+        left.poll_aside(&mut memory.pool);
+        let mut burst = Burst::new();
+        right.poll(&mut memory.pool, &mut burst);
+        for packet in burst {
+            numbers.extend(number_of(packet.data(memory.pool.region())));
+            memory.pool.free_packet(packet);
+        }
+        numbers.len() == 4
+    });
+    numbers.sort_unstable();
+    assert_eq!(numbers, [0, 1, 2, 3]);
+    left.close(&mut memory.pool);
+    right.close(&mut memory.pool);
+    memory.assert_all_frames_are_back();
+}
+
+#[test]
+fn an_interface_that_vanishes_in_use_is_noticed_and_gives_its_frames_back() {
+    skip_unless_namespaces!();
+    let (left, _right, mut memory, mut sender, receiver) = facing_ports(1, 1500);
+    let mut burst = Burst::new();
+    for number in 0..64 {
+        burst.push(packet(&mut memory.pool, &numbered_frame(number, 64)));
+    }
+    sender.queues[0].tx_burst(&mut memory.pool, &mut burst);
+    left.ip("link del left0");
+    wait_for("the port to notice", || {
+        for packet in burst.drain(..) {
+            memory.pool.free_packet(packet);
+        }
+        burst.push(packet(&mut memory.pool, &numbered_frame(0, 64)));
+        sender.queues[0].tx_burst(&mut memory.pool, &mut burst);
+        sender.queues[0].flush(&mut memory.pool).is_err()
+    });
+    for packet in burst {
+        memory.pool.free_packet(packet);
+    }
+    sender.close(&mut memory.pool);
+    receiver.close(&mut memory.pool);
+    memory.assert_all_frames_are_back();
+}
+
+#[test]
+fn a_port_can_be_closed_and_opened_a_hundred_times() {
+    skip_unless_namespaces!();
+    let (ours, theirs) = (Namespace::create("ours"), Namespace::create("theirs"));
+    join((&ours, "port0"), (&theirs, "eth0"), 1, 1500);
+    let mut memory = Memory::new(FRAMES);
+    let asked = request(&ours, "port0", None);
+    for _ in 0..100 {
+        let port = Port::open(&mut memory, &asked);
+        port.close(&mut memory.pool);
+        memory.assert_all_frames_are_back();
+    }
+}
+
+#[test]
+fn what_cannot_be_opened_says_why_and_keeps_no_frame() {
+    skip_unless_namespaces!();
+    let (ours, theirs) = (Namespace::create("ours"), Namespace::create("theirs"));
+    join((&ours, "port0"), (&theirs, "eth0"), 1, 1500);
+    let mut memory = Memory::new(FRAMES);
+    let complaint = |memory: &mut Memory, asked| {
+        let error = Port::try_open(memory, &asked).err().expect("it cannot be opened");
+        std::error::Error::source(&error).unwrap().to_string()
+    };
+    let text = complaint(&mut memory, request(&ours, "none0", None));
+    assert!(text.contains("there is no interface none0"), "{text}");
+    let text = complaint(&mut memory, request(&ours, "port0", Some(3)));
+    assert!(text.contains("has 1 rx queues, so 3 cannot be opened"), "{text}");
+    let open = Port::open(&mut memory, &request(&ours, "port0", None));
+    let text = complaint(&mut memory, request(&ours, "port0", None));
+    assert!(text.contains("runs another XDP program already"), "{text}");
+    open.close(&mut memory.pool);
+    memory.assert_all_frames_are_back();
+}
+
+#[test]
+fn a_sleeper_wakes_when_a_frame_comes_in() {
+    skip_unless_namespaces!();
+    let (_left, _right, mut memory, mut left, mut right) = facing_ports(1, 1500);
+    let is_readable = |queue: &dyn PortQueue, timeout_seconds: i64| {
+        let descriptor = queue.wait_descriptor().unwrap();
+        let mut descriptors = [PollFd::new(&descriptor, PollFlags::IN)];
+        let timeout = Timespec { tv_sec: timeout_seconds, tv_nsec: 0 };
+        poll(&mut descriptors, Some(&timeout)).unwrap() > 0
+    };
+    right.poll_aside(&mut memory.pool);
+    let mut burst = Burst::new();
+    burst.push(packet(&mut memory.pool, &numbered_frame(1, 64)));
+    left.send(0, &mut memory.pool, &mut burst);
+    assert!(is_readable(&*right.queues[0], 30));
+    let mut burst = Burst::new();
+    wait_for("the frame", || right.poll(&mut memory.pool, &mut burst) > 0);
+    for packet in burst {
+        memory.pool.free_packet(packet);
+    }
+    left.close(&mut memory.pool);
+    right.close(&mut memory.pool);
+    memory.assert_all_frames_are_back();
+}
