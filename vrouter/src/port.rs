@@ -7,6 +7,7 @@ pub mod af_xdp;
 mod device;
 pub mod fault;
 pub mod memory;
+pub mod pcap;
 
 use std::os::fd::BorrowedFd;
 

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::queue::ArrayQueue;
 
-use super::region::{Frame, FrameIndex, NO_FRAME, Region};
-use crate::packet::Packet;
+use super::region::{Frame, FrameIndex, HEADROOM_BYTES, NO_FRAME, Region, SegmentLink};
+use crate::{packet::Packet, port::PortRef};
 
 /// Frames that pools trade at a time: a burst, so that one trade serves one burst.
 pub const DEPOT_BATCH_FRAMES: usize = 64;
@@ -120,6 +120,39 @@ impl FramePool {
         Some(unsafe { self.depot.region.adopt(index) })
     }
 
+    /// A packet that holds a copy of `bytes`, in as many frames as it takes; `None` if there are not enough.
+    ///
+    /// The first frame keeps the usual headroom; an empty slice makes an empty packet.
+    #[expect(unsafe_code, reason = "hands the chain over to the packet")]
+    pub fn copy_in(&mut self, bytes: &[u8], ingress: PortRef) -> Option<Packet> {
+        let frame_bytes = self.depot.region.frame_bytes() as usize;
+        let linear_max = frame_bytes - usize::from(HEADROOM_BYTES);
+        let (linear, rest) = bytes.split_at(bytes.len().min(linear_max));
+        let mut next = NO_FRAME;
+        // From the last segment to the first, since each names the next.
+        for segment in rest.chunks(frame_bytes).rev() {
+            let Some(mut frame) = self.allocate() else {
+                self.free_chain(next);
+                return None;
+            };
+            let len = write_at(self.region().bytes_mut(&mut frame), 0, segment);
+            self.region().set_link(&mut frame, SegmentLink { next, offset: 0, len });
+            next = frame.into_index();
+        }
+        let Some(mut head) = self.allocate() else {
+            self.free_chain(next);
+            return None;
+        };
+        let len = write_at(self.region().bytes_mut(&mut head), HEADROOM_BYTES, linear);
+        let mut packet = Packet::new(head, HEADROOM_BYTES, len, ingress);
+        if next != NO_FRAME {
+            // SAFETY: the loop above gave the frame up to this index, which nobody else has.
+            let first = unsafe { self.depot.region.adopt(next) };
+            packet.chain(first, u32::try_from(rest.len()).unwrap_or(u32::MAX));
+        }
+        Some(packet)
+    }
+
     /// Returns a frame.
     pub fn free(&mut self, frame: Frame) {
         if self.free.len() >= self.kept_max {
@@ -130,16 +163,23 @@ impl FramePool {
     }
 
     /// Returns every frame of a packet.
-    #[expect(unsafe_code, reason = "follows the chain of segments")]
     pub fn free_packet(&mut self, packet: Packet) {
-        let mut next = packet.next_segment();
+        let next = packet.next_segment();
         self.free(packet.into_head());
+        if next != NO_FRAME {
+            self.free_chain(next);
+        }
+    }
+
+    /// Returns the frames of a chain; the caller owned it by its first index, and forgets it.
+    #[expect(unsafe_code, reason = "follows the chain of segments")]
+    fn free_chain(&mut self, mut next: FrameIndex) {
         // A chain is no longer than the region has frames.
         for _ in 0..self.depot.region.frame_count() {
             if next == NO_FRAME {
                 return;
             }
-            // SAFETY: the packet owned the chain, and was consumed above.
+            // SAFETY: the caller owned the chain.
             let frame = unsafe { self.depot.region.adopt(next) };
             next = self.depot.region.link(&frame).next;
             self.free(frame);
@@ -158,6 +198,16 @@ impl FramePool {
     }
 }
 
+/// Copies `bytes` to `offset` of `frame`, which has room for them; returns how many there are.
+fn write_at(frame: &mut [u8], offset: u16, bytes: &[u8]) -> u16 {
+    let start = usize::from(offset);
+    match frame.get_mut(start..start + bytes.len()) {
+        Some(room) => room.copy_from_slice(bytes),
+        None => return 0,
+    }
+    u16::try_from(bytes.len()).unwrap_or(0)
+}
+
 impl Drop for FramePool {
     fn drop(&mut self) {
         for index in self.free.drain(..) {
@@ -171,10 +221,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::{
-        memory::{RegionConfig, SegmentLink},
-        port::PortRef,
-    };
+    use crate::memory::RegionConfig;
 
     fn depot(frame_count: u32) -> Arc<Depot> {
         let config = RegionConfig { frame_count, frame_bytes: 2048, huge_pages: false };
@@ -222,25 +269,25 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_is_freed_whole() {
+    fn a_frame_larger_than_a_segment_is_a_chain_and_freed_whole() {
         let depot = depot(64);
         let mut pool = FramePool::new(Arc::clone(&depot));
         let region = Arc::clone(depot.region());
-        let mut rest = NO_FRAME;
-        for _ in 0..16 {
-            let mut frame = pool.allocate().unwrap();
-            region.set_link(&mut frame, SegmentLink { next: rest, offset: 0, len: 100 });
-            rest = frame.into_index();
+        for len in [0, 60, 1920, 1921, 9000, 65_549] {
+            let bytes: Vec<u8> = (0_u32..len).map(|byte| byte.to_le_bytes()[0]).collect();
+            let packet = pool.copy_in(&bytes, PortRef::ENGINE).unwrap();
+            let mut copy = Vec::new();
+            packet.for_each_segment(&region, |segment| copy.extend_from_slice(segment));
+            assert_eq!((&copy, packet.total_bytes()), (&bytes, len));
+            assert_eq!(packet.is_chained(), len > 1920);
+            pool.free_packet(packet);
         }
-        let mut packet = Packet::new(pool.allocate().unwrap(), 128, 100, PortRef::ENGINE);
-        // SAFETY: the loop above gave the frame up.
-        #[expect(unsafe_code, reason = "takes the chain's first frame back")]
-        let next = unsafe { region.adopt(rest) };
-        packet.chain(next, 1600);
-        let mut bytes = 0;
-        packet.for_each_segment(&region, |segment| bytes += segment.len());
-        assert_eq!((bytes, packet.total_bytes()), (1700, 1700));
-        pool.free_packet(packet);
+        // Exhausted in the middle of a chain: what was taken for it comes back.
+        let hoard: Vec<Frame> = std::iter::from_fn(|| pool.allocate()).take(40).collect();
+        assert!(pool.copy_in(&vec![0; 65_549], PortRef::ENGINE).is_none());
+        for frame in hoard {
+            pool.free(frame);
+        }
         drop(pool);
         assert_eq!(depot.frames_free(), 64);
     }

@@ -24,7 +24,7 @@ pub use self::opener::{MemoryOpener, MemoryPeers};
 use super::{OpenedPort, PeerGone, PortDevice, PortQueue, PortRef, SteerError, Steering};
 use crate::{
     burst::{BURST_PACKETS_MAX, Burst},
-    memory::{Depot, FramePool, HEADROOM_BYTES},
+    memory::{Depot, FramePool},
     packet::Packet,
 };
 
@@ -93,18 +93,9 @@ impl MemoryPeer {
         sent == 1
     }
 
-    /// A packet that holds a copy of `frame`; `None` if packet memory is exhausted or the frame too large for one segment.
+    /// A packet that holds a copy of `frame`; `None` if packet memory is exhausted.
     pub fn packet(&mut self, frame: &[u8]) -> Option<Packet> {
-        let head = self.pool.allocate()?;
-        let len = u16::try_from(frame.len()).unwrap_or(u16::MAX);
-        let mut packet = Packet::new(head, HEADROOM_BYTES, len, PortRef::ENGINE);
-        let data = packet.data_mut(self.pool.region());
-        if data.len() != frame.len() {
-            self.pool.free_packet(packet);
-            return None;
-        }
-        data.copy_from_slice(frame);
-        Some(packet)
+        self.pool.copy_in(frame, PortRef::ENGINE)
     }
 
     /// Sends packets from the front of `burst` until it is empty or the ring full; returns how many.

@@ -1,0 +1,294 @@
+//! A port that receives the frames of one capture file and writes what it sends to another.
+//!
+//! For replay, tests and benchmarks: the input is read whole when the port is opened, so receiving costs a copy into a frame and
+//! nothing else. What is sent lies in a ring until `flush` writes it out; frame *n* is stamped *n* microseconds, so that the
+//! same input makes the same output.
+
+pub mod file;
+
+use std::{collections::HashMap, os::fd::BorrowedFd, path::PathBuf, sync::Arc, time::Duration};
+
+use self::file::{CaptureWriter, Captured, ReadPcapError, WritePcapError};
+use super::{
+    OpenPortError, OpenedPort, PeerGone, PortDevice, PortOpener, PortQueue, PortRef, PortRequest,
+    SteerError, Steering,
+};
+use crate::{
+    burst::{BURST_PACKETS_MAX, Burst},
+    memory::FramePool,
+    packet::Packet,
+};
+
+/// Packets that wait for the next flush at most, as in a device's transmit ring.
+const TX_RING_PACKETS: usize = 1024;
+
+/// The largest IP packet of the port, in bytes: any that there is.
+const MTU_BYTES: u32 = 65_535;
+
+/// How often a file is received.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Repeat {
+    /// Once; then the port is silent.
+    #[default]
+    Once,
+    /// Round and round.
+    Forever,
+}
+
+/// The files of a port.
+#[derive(Clone, Debug, Default)]
+pub struct PcapPortConfig {
+    /// What comes in; nothing if absent.
+    pub input: Option<PathBuf>,
+    /// How often the input comes in.
+    pub repeat: Repeat,
+    /// Where to write what goes out; if absent it is freed.
+    pub output: Option<PathBuf>,
+}
+
+/// Why a pcap port could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the messages document the variants")]
+pub enum OpenPcapError {
+    #[error(transparent)]
+    Input(#[from] ReadPcapError),
+    #[error(transparent)]
+    Output(#[from] WritePcapError),
+    #[error("port {name} has no files; name them")]
+    NoFiles { name: String },
+}
+
+/// Opens a port of one queue.
+///
+/// # Errors
+///
+/// Fails if the input cannot be read or the output cannot be created.
+pub fn open(port: PortRef, config: &PcapPortConfig) -> Result<OpenedPort, OpenPcapError> {
+    let input = config.input.as_deref().map(file::read).transpose()?.unwrap_or_default();
+    let output = config.output.as_deref().map(CaptureWriter::create).transpose()?;
+    let queue = PcapQueue {
+        port,
+        input: input.into(),
+        position: 0,
+        repeat: config.repeat,
+        tx_ring: Vec::with_capacity(TX_RING_PACKETS),
+        output,
+        written: 0,
+        linear: Vec::with_capacity(file::PCAP_FRAME_BYTES_MAX),
+    };
+    Ok(OpenedPort { queues: vec![Box::new(queue)], device: Box::new(PcapDevice) })
+}
+
+/// Opens pcap ports by name.
+#[derive(Debug, Default)]
+pub struct PcapOpener {
+    /// The files of each port.
+    pub files: HashMap<String, PcapPortConfig>,
+}
+
+impl PortOpener for PcapOpener {
+    fn open(
+        &mut self,
+        request: &PortRequest,
+        _pool: &mut FramePool,
+    ) -> Result<OpenedPort, OpenPortError> {
+        let name = request.name.clone();
+        let opened = match self.files.get(&name) {
+            Some(config) => open(request.port, config),
+            None => Err(OpenPcapError::NoFiles { name: name.clone() }),
+        };
+        opened.map_err(|source| OpenPortError { name, source: Box::new(source) })
+    }
+}
+
+struct PcapQueue {
+    port: PortRef,
+    input: Arc<[Captured]>,
+    position: usize,
+    repeat: Repeat,
+    /// Never grows beyond [`TX_RING_PACKETS`].
+    tx_ring: Vec<Packet>,
+    output: Option<CaptureWriter>,
+    written: u64,
+    /// A chained packet in one piece, for the file.
+    linear: Vec<u8>,
+}
+
+impl PcapQueue {
+    /// Writes the ring out; what cannot be written is freed all the same.
+    fn write_out(&mut self, pool: &mut FramePool) -> Result<(), PeerGone> {
+        let Self { tx_ring, output, written, linear, .. } = self;
+        let mut result = Ok(());
+        for packet in tx_ring.drain(..) {
+            if let Some(writer) = output {
+                linear.clear();
+                packet.for_each_segment(pool.region(), |bytes| linear.extend_from_slice(bytes));
+                if writer.write(Duration::from_micros(*written), linear).is_err() {
+                    result = Err(PeerGone);
+                }
+                *written += 1;
+            }
+            pool.free_packet(packet);
+        }
+        result
+    }
+}
+
+impl PortQueue for PcapQueue {
+    fn rx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst) -> usize {
+        let before = burst.len();
+        while burst.len() < BURST_PACKETS_MAX {
+            if self.position == self.input.len() && self.repeat == Repeat::Forever {
+                self.position = 0;
+            }
+            let Some(captured) = self.input.get(self.position) else { break };
+            // Without free frames, the file waits: nothing is received, so nothing is lost.
+            let Some(packet) = pool.copy_in(&captured.frame, self.port) else { break };
+            burst.push(packet);
+            self.position += 1;
+        }
+        burst.len() - before
+    }
+
+    fn tx_burst(&mut self, _pool: &mut FramePool, burst: &mut Burst) -> usize {
+        let count = (TX_RING_PACKETS - self.tx_ring.len()).min(burst.len());
+        self.tx_ring.extend(burst.drain(..count));
+        count
+    }
+
+    fn flush(&mut self, pool: &mut FramePool) -> Result<(), PeerGone> {
+        self.write_out(pool)
+    }
+
+    fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn drain(&mut self, pool: &mut FramePool) -> usize {
+        // An output that cannot be written has nobody left to be told.
+        let _ = self.write_out(pool);
+        if let Some(output) = self.output.take() {
+            let _ = output.finish();
+        }
+        0
+    }
+}
+
+struct PcapDevice;
+
+impl PortDevice for PcapDevice {
+    fn backend(&self) -> &'static str {
+        "pcap"
+    }
+
+    fn detail(&self) -> &'static str {
+        ""
+    }
+
+    fn mac_address(&self) -> Option<[u8; 6]> {
+        None
+    }
+
+    fn mtu_bytes(&self) -> u32 {
+        MTU_BYTES
+    }
+
+    fn numa_node(&self) -> Option<u32> {
+        None
+    }
+
+    fn steer(&mut self, _steering: &Steering) -> Result<(), SteerError> {
+        Ok(())
+    }
+
+    fn kernel_rx_dropped(&self) -> Option<u64> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Depot, Region, RegionConfig};
+
+    const FRAME_SIZES: [usize; 4] = [60, 1514, 9000, 65_549];
+
+    fn pool() -> FramePool {
+        let config = RegionConfig { frame_count: 256, frame_bytes: 2048, huge_pages: false };
+        FramePool::new(Depot::new(Arc::new(Region::create(&config).unwrap())))
+    }
+
+    fn write_input(path: &std::path::Path) {
+        let mut writer = CaptureWriter::create(path).unwrap();
+        for (second, bytes) in (0..).zip(FRAME_SIZES) {
+            let frame: Vec<u8> = (0..bytes).map(|byte| byte.to_le_bytes()[0]).collect();
+            writer.write(Duration::from_secs(second), &frame).unwrap();
+        }
+        writer.finish().unwrap();
+    }
+
+    #[test]
+    fn what_comes_in_goes_out_whole_and_all_frames_are_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (input, output) = (folder.path().join("in.pcap"), folder.path().join("out.pcap"));
+        write_input(&input);
+        let config = PcapPortConfig {
+            input: Some(input.clone()),
+            output: Some(output.clone()),
+            ..PcapPortConfig::default()
+        };
+        let mut opened = open(PortRef { index: 3, generation: 1 }, &config).unwrap();
+        let mut pool = pool();
+        let queue = &mut opened.queues[0];
+        let mut burst = Burst::new();
+        assert_eq!(queue.rx_burst(&mut pool, &mut burst), 4);
+        assert_eq!(queue.rx_burst(&mut pool, &mut burst), 0);
+        assert_eq!(burst[0].ingress, PortRef { index: 3, generation: 1 });
+        assert_eq!(queue.tx_burst(&mut pool, &mut burst), 4);
+        queue.flush(&mut pool).unwrap();
+        assert_eq!(queue.drain(&mut pool), 0);
+        let (sent, received) = (file::read(&output).unwrap(), file::read(&input).unwrap());
+        for (number, (sent, received)) in (0..).zip(sent.iter().zip(&received)) {
+            assert_eq!(sent.frame, received.frame);
+            assert_eq!(sent.timestamp, Duration::from_micros(number));
+        }
+        let free = std::iter::from_fn(|| pool.allocate()).count();
+        assert_eq!(free, 256);
+    }
+
+    #[test]
+    fn a_file_can_come_in_round_and_round() {
+        let folder = tempfile::tempdir().unwrap();
+        let input = folder.path().join("in.pcap");
+        write_input(&input);
+        let config = PcapPortConfig {
+            input: Some(input),
+            repeat: Repeat::Forever,
+            ..PcapPortConfig::default()
+        };
+        let mut opened = open(PortRef::default(), &config).unwrap();
+        let mut pool = pool();
+        let mut sizes = Vec::new();
+        while sizes.len() < 100 {
+            let mut burst = Burst::new();
+            assert!(opened.queues[0].rx_burst(&mut pool, &mut burst) > 0);
+            sizes.extend(burst.iter().map(|packet| packet.total_bytes() as usize));
+            opened.queues[0].tx_burst(&mut pool, &mut burst);
+            opened.queues[0].flush(&mut pool).unwrap();
+        }
+        assert!(sizes.iter().eq(FRAME_SIZES.iter().cycle().take(sizes.len())));
+    }
+
+    #[test]
+    fn a_missing_input_and_a_port_without_files_are_errors() {
+        let config =
+            PcapPortConfig { input: Some("/nowhere.pcap".into()), ..PcapPortConfig::default() };
+        let error = open(PortRef::default(), &config).err().unwrap();
+        assert_eq!(error.to_string(), "cannot read /nowhere.pcap");
+        let config =
+            PcapPortConfig { output: Some("/nowhere/o".into()), ..PcapPortConfig::default() };
+        let error = open(PortRef::default(), &config).err().unwrap();
+        assert_eq!(error.to_string(), "cannot write /nowhere/o");
+    }
+}
