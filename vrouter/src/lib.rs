@@ -24,5 +24,6 @@ pub mod runtime;
 pub mod scope;
 pub mod snapshot;
 pub mod stats;
+pub mod underlay;
 pub mod watchdog;
 pub mod worker;
