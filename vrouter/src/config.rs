@@ -28,9 +28,8 @@ use ipnet::IpNet;
 pub use batch::Batch;
 pub use error::{ApplyError, Problem};
 pub use object::{
-    AfXdpMode, AfXdpObject, Backend, NextHopObject, NodeObject, PORT_ADDRESSES_MAX, PortObject,
-    ROUTE_NEXT_HOPS_MAX, Role, RouteKey, RouteObject, TunnelObject, VXLAN_UDP_PORT, VrfObject,
-    VxlanObject,
+    NextHopObject, NodeObject, PORT_ADDRESSES_MAX, PortObject, ROUTE_NEXT_HOPS_MAX, Role, RouteKey,
+    RouteObject, TunnelObject, VXLAN_UDP_PORT, VrfObject, VxlanObject,
 };
 
 use self::{

@@ -9,6 +9,7 @@ pub mod burst;
 pub mod clock;
 pub mod config;
 pub mod drops;
+pub mod engine;
 pub mod fib;
 pub mod handoff;
 pub mod idle;

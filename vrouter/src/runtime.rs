@@ -254,6 +254,12 @@ impl<P: Process> Runtime<P> {
         }
     }
 
+    /// Takes over a port that was opened but is not wanted any more: its frames come back as those of a detached one.
+    pub fn quarantine(&mut self, port: PortRef, opened: OpenedPort) {
+        let OpenedPort { queues, device } = opened;
+        self.quarantine.insert(port, queues, Some(device), Instant::now());
+    }
+
     /// Whether a port is attached and not being closed.
     #[must_use]
     pub fn is_attached(&self, port: PortRef) -> bool {
@@ -290,6 +296,12 @@ impl<P: Process> Runtime<P> {
             }
         }
         Ok(())
+    }
+
+    /// Whether all workers have passed a quiescent point at configuration version `version` or a later one.
+    #[must_use]
+    pub fn has_reached(&self, version: u64) -> bool {
+        self.workers.iter().all(|worker| worker.stats.config_version() >= version)
     }
 
     /// Collects what workers gave back, frees what quarantined ports let go of, and looks after the workers.

@@ -15,6 +15,8 @@ use super::{
     error::{ApplyError, FieldError, Problem},
     field,
 };
+pub use crate::port::Role;
+use crate::port::{AfXdpBackend, AfXdpMode, Backend};
 
 /// Addresses behind one port at most: two families, and room for secondary ones. The reverse-path check looks at each.
 pub const PORT_ADDRESSES_MAX: usize = 16;
@@ -65,17 +67,6 @@ pub struct VrfObject {
     pub gateway_mac: MacAddress,
 }
 
-/// What a port leads to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Role {
-    /// The fabric.
-    Uplink,
-    /// This node's own stack.
-    Host,
-    /// A pod or VM.
-    Guest,
-}
-
 /// An attachment point.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[expect(missing_docs, reason = "documented in vrouter.proto")]
@@ -88,40 +79,9 @@ pub struct PortObject {
     pub mac: MacAddress,
     /// `None`: what the device says.
     pub mtu_bytes: Option<u16>,
+    /// A change of it closes the port and opens a new one.
     pub backend: Backend,
     pub description: Box<str>,
-}
-
-/// What a port is made of. A change of it closes the port and opens a new one.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Backend {
-    /// An interface, through AF_XDP.
-    AfXdp(AfXdpObject),
-    /// Rings in the process.
-    Memory,
-}
-
-/// An interface and how to bind to it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-#[expect(missing_docs, reason = "documented in vrouter.proto")]
-pub struct AfXdpObject {
-    pub interface: Box<str>,
-    /// `None`: the engine's own.
-    pub netns_path: Option<Box<str>>,
-    /// `None`: as many as there are workers and the device has.
-    pub queues: Option<u16>,
-    pub mode: AfXdpMode,
-    pub partial_checksums: bool,
-}
-
-/// How frames get from the device to us.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[expect(missing_docs, reason = "documented in vrouter.proto")]
-pub enum AfXdpMode {
-    Auto,
-    ZeroCopy,
-    Copy,
-    Generic,
 }
 
 /// A way to another node.
@@ -296,9 +256,9 @@ impl Backend {
             api::af_xdp_backend::Mode::Generic => AfXdpMode::Generic,
         };
         let queues = field::in_range("af_xdp.queues", u64::from(af_xdp.queues), 0, 1024)?;
-        Ok(Self::AfXdp(AfXdpObject {
-            interface: field::interface("af_xdp.interface", af_xdp.interface)?,
-            netns_path: field::optional(af_xdp.netns_path),
+        Ok(Self::AfXdp(AfXdpBackend {
+            interface: field::interface("af_xdp.interface", af_xdp.interface)?.into(),
+            netns_path: (!af_xdp.netns_path.is_empty()).then(|| af_xdp.netns_path.into()),
             queues: (queues > 0).then_some(queues),
             mode,
             partial_checksums: af_xdp.partial_checksums,
