@@ -191,14 +191,13 @@ impl<'a> Ipv4View<'a> {
     /// # Errors
     ///
     /// Fails with both values if it is wrong.
+    #[inline]
     pub fn verify_checksum(&self) -> Result<(), ParseError> {
-        let sum = Sum::of(self.fixed).add(Sum::of(self.options));
-        if sum.is_intact() {
-            return Ok(());
+        let mut sum = Sum::of(self.fixed);
+        if !self.options.is_empty() {
+            sum = sum.add(Sum::of(self.options));
         }
-        let found = self.checksum();
-        let computed = sum.remove(Sum::of_u16(found)).checksum();
-        Err(ParseError::ChecksumMismatch { layer: Layer::Ipv4, found, computed })
+        if sum.is_intact() { Ok(()) } else { Err(self.checksum_mismatch(sum)) }
     }
 
     /// The sum of the pseudo header of this packet's transport, for an unfragmented packet.
@@ -209,6 +208,13 @@ impl<'a> Ipv4View<'a> {
             u16::try_from(self.header_len()).unwrap_or(0),
         );
         Sum::of_ipv4_pseudo_header(self.source(), self.destination(), self.protocol(), length)
+    }
+
+    #[cold]
+    fn checksum_mismatch(&self, sum: Sum) -> ParseError {
+        let found = self.checksum();
+        let computed = sum.remove(Sum::of_u16(found)).checksum();
+        ParseError::ChecksumMismatch { layer: Layer::Ipv4, found, computed }
     }
 
     fn fragment_word(&self) -> u16 {
