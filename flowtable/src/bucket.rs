@@ -1,0 +1,227 @@
+//! Buckets: one cache line of tags, indices and a version.
+//!
+//! ```text
+//!  0            16                                48        52           64
+//!  | 8 x 16 tag | 8 x 32-bit index of an entry    | version | reserved   |
+//! ```
+//!
+//! Readers compare all tags at once and follow the indices of those that match. Writers hold the lock, which is the
+//! version's lowest bit; the version changes whenever a key moved or went, so that a reader who missed can tell.
+
+use crate::{
+    ordering::{LOCK_BUCKET, PUBLISH_INDEX, UNLOCK_BUCKET},
+    region::Section,
+    sync::{Acquire, AtomicU32, AtomicU64, Relaxed, Release, spin_loop},
+};
+
+/// Slots in a bucket: as many tags and indices as fill a cache line together with the version.
+pub(crate) const SLOTS: u32 = 8;
+
+/// How often a writer looks at a bucket that another one holds before it gives up: about 4 microseconds.
+///
+/// A holder is done in some hundred nanoseconds unless it was descheduled; waiting longer would be waiting for it.
+const SPINS_MAX: u32 = if cfg!(loom) { 2 } else { 256 };
+
+const LANES: u64 = 0x0001_0001_0001_0001;
+const LANE_HIGH: u64 = 0x8000_8000_8000_8000;
+const LOCKED: u32 = 1;
+
+/// Eight slots, each a tag and the index of an entry, or free.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub(crate) struct Bucket {
+    tags: [AtomicU64; 2],
+    indices: [AtomicU32; 8],
+    version: AtomicU32,
+    reserved: [AtomicU32; 3],
+}
+
+const _: () = assert!(size_of::<Bucket>() == 64 || cfg!(loom));
+
+impl Bucket {
+    /// The slots whose tag is `tag`, as a mask: bit 0 is slot 0. With tag zero: the free slots.
+    #[inline]
+    pub(crate) fn matching(&self, tag: u16) -> u32 {
+        let pattern = LANES.wrapping_mul(u64::from(tag));
+        let [low, high] = &self.tags;
+        // Relaxed: the index that belongs to a tag is loaded with acquire, and a tag without it leads nowhere.
+        zero_lanes(low.load(Relaxed) ^ pattern) | (zero_lanes(high.load(Relaxed) ^ pattern) << 4)
+    }
+
+    /// The entry that a slot leads to. Whoever got it from here sees the entry's words (claim 1).
+    #[inline]
+    pub(crate) fn index(&self, slot: u32) -> u32 {
+        self.indices.get(slot as usize).map_or(0, |index| index.load(Acquire))
+    }
+
+    /// A free slot. The caller holds the lock.
+    pub(crate) fn free_slot(&self) -> Option<u32> {
+        slots(self.matching(0)).next()
+    }
+
+    /// Fills a slot. The caller holds the lock.
+    pub(crate) fn fill(&self, slot: u32, tag: u16, index: u32) {
+        self.set_index(slot, index);
+        self.set_tag(slot, tag);
+    }
+
+    /// Frees a slot. The caller holds the lock.
+    pub(crate) fn clear(&self, slot: u32) {
+        self.set_tag(slot, 0);
+        self.set_index(slot, 0);
+    }
+
+    /// Makes a slot lead to another entry of the same key. The caller holds the lock.
+    pub(crate) fn set_index(&self, slot: u32, entry: u32) {
+        if let Some(index) = self.indices.get(slot as usize) {
+            index.store(entry, PUBLISH_INDEX);
+        }
+    }
+
+    /// The version: odd while somebody holds the lock.
+    #[inline]
+    pub(crate) fn version(&self) -> u32 {
+        self.version.load(Acquire)
+    }
+
+    /// Unlocks and empties a bucket, when a region is rebuilt.
+    pub(crate) fn reset(&self) {
+        for tags in &self.tags {
+            tags.store(0, Relaxed);
+        }
+        for index in &self.indices {
+            index.store(0, Relaxed);
+        }
+        self.version.store(0, Relaxed);
+    }
+
+    /// Takes the lock if it is free.
+    pub(crate) fn try_lock(&self) -> bool {
+        let version = self.version.load(Relaxed);
+        version & LOCKED == 0
+            && self
+                .version
+                .compare_exchange(version, version | LOCKED, LOCK_BUCKET, Relaxed)
+                .is_ok()
+    }
+
+    /// Gives the lock back under a new version. The caller holds the lock.
+    pub(crate) fn unlock(&self) {
+        let version = self.version.load(Relaxed);
+        self.version.store(version.wrapping_add(LOCKED), UNLOCK_BUCKET);
+    }
+
+    fn lock(&self) -> bool {
+        for _ in 0..SPINS_MAX {
+            if self.try_lock() {
+                return true;
+            }
+            spin_loop();
+        }
+        false
+    }
+
+    fn set_tag(&self, slot: u32, tag: u16) {
+        let shift = (slot & 3).wrapping_mul(16);
+        if let Some(tags) = self.tags.get((slot >> 2) as usize) {
+            // Only the lock's holder writes, so load and store need not be one step.
+            let others = tags.load(Relaxed) & !(0xffff << shift);
+            // Release: a reader that sees a slot emptied by a move also sees the version made odd before (claim 7).
+            tags.store(others | (u64::from(tag) << shift), Release);
+        }
+    }
+}
+
+/// The locks of up to four buckets, taken in ascending order so that two holders cannot wait for each other.
+pub(crate) struct LockedBuckets<'a> {
+    buckets: &'a Section<Bucket>,
+    indices: [u32; 4],
+    held: usize,
+}
+
+impl<'a> LockedBuckets<'a> {
+    /// Takes the locks of four buckets, some of which may be the same; `None` if one could not be had soon.
+    pub(crate) fn lock(buckets: &'a Section<Bucket>, mut indices: [u32; 4]) -> Option<Self> {
+        indices.sort_unstable();
+        let mut locked = Self { buckets, indices, held: 0 };
+        let mut previous = None;
+        for index in indices {
+            if previous != Some(index) && !buckets.at(index)?.lock() {
+                return None; // Dropping it gives back what it has.
+            }
+            previous = Some(index);
+            locked.held = locked.held.saturating_add(1);
+        }
+        Some(locked)
+    }
+
+    /// Whether this bucket is among those held.
+    pub(crate) fn holds(&self, bucket: u32) -> bool {
+        self.indices.iter().take(self.held).any(|&index| index == bucket)
+    }
+}
+
+impl Drop for LockedBuckets<'_> {
+    fn drop(&mut self) {
+        let mut previous = None;
+        for &index in self.indices.iter().take(self.held) {
+            if previous != Some(index)
+                && let Some(bucket) = self.buckets.at(index)
+            {
+                bucket.unlock();
+            }
+            previous = Some(index);
+        }
+    }
+}
+
+/// The numbers of the bits set in a mask of slots.
+#[inline]
+pub(crate) fn slots(mut mask: u32) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        let slot = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (slot < SLOTS).then_some(slot)
+    })
+}
+
+/// Which of a word's four 16-bit lanes are zero, as four bits.
+#[inline]
+fn zero_lanes(word: u64) -> u32 {
+    // A lane's high bit ends up set unless all its bits are zero; nothing carries into the next lane.
+    let nonzero = ((word & !LANE_HIGH).wrapping_add(!LANE_HIGH) | word) & LANE_HIGH;
+    // Bits 15, 31, 47, 63 move to bits 60 to 63, and from there to the bottom.
+    let zero = (!nonzero & LANE_HIGH) >> 15;
+    crate::key::high32(zero.wrapping_mul(0x1000_2000_4000_8000)) >> 28
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_mask_names_exactly_the_lanes_that_are_zero(lanes in prop::array::uniform4(0u16..3), noise: u64) {
+            let word = lanes.iter().rev().fold(0, |word, &lane| (word << 16) | u64::from(lane));
+            let expected = (0..4).filter(|&i| lanes[i] == 0).fold(0, |mask, i| mask | 1 << i);
+            prop_assert_eq!(zero_lanes(word), expected);
+            let noisy = (0..4).filter(|i| u16::try_from((noise >> (16 * i)) & 0xffff) == Ok(0)).fold(0, |mask, i| mask | 1 << i);
+            prop_assert_eq!(zero_lanes(noise), noisy);
+        }
+    }
+
+    #[test]
+    fn a_filled_slot_is_found_by_its_tag_and_a_cleared_one_is_free() {
+        let bucket = Bucket::default();
+        assert_eq!(bucket.matching(0), 0xff);
+        for slot in 0..SLOTS {
+            bucket.fill(slot, 7, slot + 100);
+        }
+        assert_eq!((bucket.matching(7), bucket.free_slot()), (0xff, None));
+        bucket.clear(5);
+        assert_eq!((bucket.matching(7), bucket.free_slot()), (0xdf, Some(5)));
+        assert_eq!(slots(bucket.matching(7)).map(|s| bucket.index(s)).sum::<u32>(), 723);
+    }
+}

@@ -1,0 +1,313 @@
+//! One worker's access to the table.
+//!
+//! A worker owns a stock of free indices, what it has retired and may not be reused yet, its counters and its place in
+//! the epochs; all else is shared. A [`FlowRef`] means something until the worker's next quiescent point; used later, or
+//! after its connection ended, it leads nowhere: its generation tells.
+
+mod change;
+mod expire;
+mod fragment;
+mod insert;
+mod lookup;
+
+use std::{collections::VecDeque, marker::PhantomData, mem};
+
+pub use change::{Removal, Revalidation};
+pub use expire::{EvictionCounts, ExpiryCounts};
+pub use insert::{InsertOutcome, NewConnection};
+pub use lookup::{Lookup, Recorded};
+
+use crate::{
+    counters::WorkerCounters,
+    entry::{Direction, EntryIndex},
+    epoch::Epochs,
+    facts::{PacketFacts, Ticks},
+    fragments::FragmentKey,
+    free_list::FreeCache,
+    hash::FlowHash,
+    key::{Family, FlowKey},
+    scopes::{ConfigView, Scopes},
+    store::Store,
+    sync::{Arc, PoisonError},
+    table::{Action, from_words, to_words},
+};
+
+/// Indices a worker can have retired at once: sixteen polls that replace or remove both of a connection's indices for each
+/// packet of a burst, and more than twice the spare ones of a table, so that those run out first.
+const RETIRED_MAX: usize = 4096;
+
+/// Indices that one quiescent point frees at most: two bursts' worth and more, to catch up after a busy poll.
+const RECLAIMS_MAX: usize = 256;
+
+/// What leads to one direction of a connection until the worker's next quiescent point.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FlowRef {
+    pub(crate) entry: EntryIndex,
+    pub(crate) connection: u32,
+    pub(crate) generation: u16,
+}
+
+impl FlowRef {
+    /// Which direction it leads to.
+    #[must_use]
+    pub fn direction(self) -> Direction {
+        self.entry.direction()
+    }
+}
+
+/// An index that nobody can find any more, and somebody may still hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Retired {
+    epoch: u64,
+    what: RetiredIndex,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum RetiredIndex {
+    Connection(u32),
+    Record(EntryIndex),
+}
+
+/// A worker without the type of action.
+pub(crate) struct WorkerCore {
+    store: Arc<Store>,
+    participant: usize,
+    online: bool,
+    connections: FreeCache,
+    records: [FreeCache; 2],
+    retired: VecDeque<Retired>,
+    /// Where this worker goes on looking for something to evict.
+    eviction_hand: u32,
+}
+
+impl WorkerCore {
+    /// Takes the place of worker `index`.
+    pub(crate) fn new(store: &Arc<Store>, index: usize) -> Option<Self> {
+        let participant = index.checked_add(1)?;
+        if !store.epochs.join(participant) {
+            return None;
+        }
+        let mut retired = VecDeque::with_capacity(RETIRED_MAX);
+        let mut orphans = store.orphans.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = orphans.len().min(RETIRED_MAX / 2);
+        retired.extend(orphans.drain(..taken));
+        drop(orphans);
+        let core = Self {
+            store: Arc::clone(store),
+            participant,
+            online: false,
+            connections: FreeCache::new(),
+            records: [FreeCache::new(), FreeCache::new()],
+            retired,
+            eviction_hand: 0,
+        };
+        Some(core)
+    }
+
+    pub(crate) fn quiesce(&mut self) {
+        self.store.epochs.quiesce(self.participant);
+        self.online = true;
+        if !self.retired.is_empty() {
+            self.reclaim();
+        }
+    }
+
+    fn park(&mut self) {
+        self.store.epochs.offline(self.participant);
+        self.online = false;
+    }
+
+    /// Comes online if need be: nothing may be looked up offline.
+    #[inline]
+    fn wake(&mut self) {
+        if !self.online {
+            self.quiesce();
+        }
+    }
+
+    fn counters(&self) -> Option<&WorkerCounters> {
+        self.store.counters.get(self.participant)
+    }
+
+    /// Frees what every worker has let go of.
+    fn reclaim(&mut self) {
+        let global = self.store.epochs.advance();
+        for _ in 0..RECLAIMS_MAX {
+            let Some(&retired) = self.retired.front() else { return };
+            if !Epochs::has_passed(retired.epoch, global) || !self.free(retired.what) {
+                return;
+            }
+            self.retired.pop_front();
+        }
+    }
+
+    /// Whether there is room to retire a connection and its record.
+    fn can_retire(&self) -> bool {
+        self.retired.len().saturating_add(2) <= RETIRED_MAX
+    }
+
+    fn retire(&mut self, what: RetiredIndex) {
+        let epoch = self.store.epochs.retire();
+        self.retired.push_back(Retired { epoch, what });
+    }
+
+    fn free(&mut self, index: RetiredIndex) -> bool {
+        match index {
+            RetiredIndex::Connection(number) => {
+                let store = &self.store;
+                self.connections.give(&store.free_connections, &store.connections, number)
+            }
+            RetiredIndex::Record(entry) => {
+                let (list, links) = self.store.free_records(entry.family());
+                cache(&mut self.records, entry.family()).give(list, links, entry.record())
+            }
+        }
+    }
+
+    fn take_connection(&mut self) -> Option<u32> {
+        self.connections.take(&self.store.free_connections, &self.store.connections)
+    }
+
+    /// A free record, as the index of its forward entry.
+    fn take_record(&mut self, family: Family) -> Option<EntryIndex> {
+        let (list, links) = self.store.free_records(family);
+        let record = cache(&mut self.records, family).take(list, links)?;
+        Some(EntryIndex::new(family, record, Direction::Forward))
+    }
+}
+
+fn cache(caches: &mut [FreeCache; 2], family: Family) -> &mut FreeCache {
+    let [v4, v6] = caches;
+    match family {
+        Family::V4 => v4,
+        Family::V6 => v6,
+    }
+}
+
+impl Drop for WorkerCore {
+    fn drop(&mut self) {
+        let store = &self.store;
+        self.connections.give_all(&store.free_connections, &store.connections);
+        for family in [Family::V4, Family::V6] {
+            let (list, links) = store.free_records(family);
+            cache(&mut self.records, family).give_all(list, links);
+        }
+        let mut orphans = store.orphans.lock().unwrap_or_else(PoisonError::into_inner);
+        orphans.extend(mem::take(&mut self.retired));
+        drop(orphans);
+        store.epochs.leave(self.participant);
+    }
+}
+
+/// One worker's access to the table. It is not shared: `&mut self` is what makes it lock-free.
+///
+/// A worker calls [`Self::quiesce`] once per poll, and [`Self::park`] before it sleeps; otherwise what others remove is not
+/// reused while it sleeps.
+pub struct FlowWorker<A> {
+    core: WorkerCore,
+    action: PhantomData<fn(A) -> A>,
+}
+
+impl<A: Action> FlowWorker<A> {
+    pub(crate) fn new(core: WorkerCore) -> Self {
+        Self { core, action: PhantomData }
+    }
+
+    /// A quiescent point: every [`FlowRef`] from before is given up, and what all workers have let go of is freed.
+    pub fn quiesce(&mut self) {
+        self.core.quiesce();
+    }
+
+    /// A quiescent point before sleeping: until the next call of any other method nobody waits for this worker.
+    pub fn park(&mut self) {
+        self.core.park();
+    }
+
+    /// Looks up to 64 keys up, each with its hash; fills `out` in order.
+    ///
+    /// Takes as many as the shortest of the three slices has.
+    pub fn lookup_burst(
+        &mut self,
+        keys: &[FlowKey],
+        hashes: &[FlowHash],
+        config: ConfigView<'_>,
+        out: &mut [Lookup],
+    ) {
+        self.core.lookup_burst(keys, hashes, config, out);
+    }
+
+    /// Records a packet of a flow: advances connection tracking, counts, and notes when it was seen.
+    ///
+    /// The first packet of a connection is recorded too, after it was inserted. `None` if the connection is gone (removed,
+    /// expired, evicted, or closed and about to be opened from its other side): the packet is then a miss.
+    pub fn record(
+        &mut self,
+        flow: FlowRef,
+        facts: &PacketFacts,
+        now: Ticks,
+    ) -> Option<Recorded<A>> {
+        let (action, verdict) = self.core.record(flow, facts, now)?;
+        Some(Recorded { action: from_words(action), verdict })
+    }
+
+    /// Inserts a connection: both of its keys in one step, unless somebody was there first.
+    pub fn insert_pair(&mut self, new: &NewConnection<'_, A>) -> InsertOutcome {
+        self.core.insert_pair(&new.with_actions(new.actions.each_ref().map(to_words)))
+    }
+
+    /// The key that the connection's first packet had: what policy judges, whichever direction is found stale.
+    pub fn original_key(&mut self, flow: FlowRef) -> Option<FlowKey> {
+        self.core.key(flow, Direction::Forward)
+    }
+
+    /// The key of the connection's answers; under NAT not the original key reversed.
+    pub fn reply_key(&mut self, flow: FlowRef) -> Option<FlowKey> {
+        self.core.key(flow, Direction::Reply)
+    }
+
+    /// Both actions of a connection, forward and reply: to keep what NAT decided when it is judged again.
+    pub fn actions(&mut self, flow: FlowRef) -> Option<[A; 2]> {
+        Some(self.core.actions(flow)?.map(from_words))
+    }
+
+    /// Gives a stale connection new actions, compiled under `version`. Its state, counters and keys stay.
+    pub fn revalidate(
+        &mut self,
+        flow: FlowRef,
+        actions: &[A; 2],
+        version: u32,
+        scopes: Scopes,
+    ) -> Revalidation {
+        self.core.revalidate(flow, actions.each_ref().map(to_words), version, scopes)
+    }
+
+    /// Ends a connection.
+    pub fn remove(&mut self, flow: FlowRef) -> Removal {
+        self.core.remove(flow)
+    }
+
+    /// Looks at the next `budget` places for connections and ends those that were idle for too long. Workers that call it
+    /// take turns; together they go round the table.
+    pub fn expire(&mut self, now: Ticks, budget: u32) -> ExpiryCounts {
+        self.core.expire(now, budget)
+    }
+
+    /// Notes that later fragments of a datagram belong to the flow of its first one. Returns whether it could.
+    pub fn fragment_insert(&mut self, key: &FragmentKey, flow: FlowRef, now: Ticks) -> bool {
+        self.core.fragment_insert(key, flow, now)
+    }
+
+    /// The flow of a later fragment; `None` if its first one was not seen, or was seen too long ago.
+    pub fn fragment_lookup(&mut self, key: &FragmentKey, now: Ticks) -> Option<FlowRef> {
+        self.core.fragment_lookup(key, now)
+    }
+}
+
+impl<A> std::fmt::Debug for FlowWorker<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FlowWorker")
+            .field("index", &self.core.participant.saturating_sub(1))
+            .field("retired", &self.core.retired.len())
+            .finish_non_exhaustive()
+    }
+}
