@@ -1,4 +1,8 @@
 //! The rings over plain memory, against a queue of the standard library.
+//!
+//! # Safety boundary
+//!
+//! Makes rings over memory that is leaked, so that it outlives them, with one user at each end.
 
 use std::{collections::VecDeque, ptr::NonNull, sync::atomic::Ordering, thread};
 
