@@ -152,7 +152,8 @@ impl ArpPacket {
         packet
     }
 
-    /// Writes a whole frame: a request is broadcast, anything else goes to the target's MAC address.
+    /// Writes a whole frame: a request is broadcast, anything else goes to the target's MAC
+    /// address.
     ///
     /// Returns the frame's length, [`Self::FRAME_LEN`].
     ///

@@ -1,13 +1,13 @@
 //! The Internet checksum: one's-complement sums (RFC 1071) and their update (RFC 1624).
 //!
-//! A [`Sum`] is the one's-complement sum of some bytes. Sums of parts add up to the sum of the whole,
-//! in any order; a part that starts at an odd offset is added with [`Sum::add_at`]. The checksum that
-//! goes on the wire is the complement, [`Sum::checksum`].
+//! A [`Sum`] is the one's-complement sum of some bytes. Sums of parts add up to the sum of the
+//! whole, in any order; a part that starts at an odd offset is added with [`Sum::add_at`]. The
+//! checksum that goes on the wire is the complement, [`Sum::checksum`].
 //!
-//! One's complement has two zeros, 0x0000 and 0xffff. A sum is 0x0000 only if every byte is zero, so a
-//! checksum is 0xffff only over zeros, which no IP, TCP or UDP packet is: its version, protocol or
-//! ports are not zero. UDP sends a checksum that comes out as 0x0000 as 0xffff (RFC 768), since
-//! 0x0000 says "none".
+//! One's complement has two zeros, 0x0000 and 0xffff. A sum is 0x0000 only if every byte is zero,
+//! so a checksum is 0xffff only over zeros, which no IP, TCP or UDP packet is: its version,
+//! protocol or ports are not zero. UDP sends a checksum that comes out as 0x0000 as 0xffff (RFC
+//! 768), since 0x0000 says "none".
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 
@@ -24,8 +24,8 @@ impl Sum {
     /// The sum of no bytes.
     pub const ZERO: Self = Self(0);
 
-    /// The sum of `bytes`, as if they started at an even offset. An odd last byte counts as the high
-    /// half of a word (RFC 1071 section 4.1).
+    /// The sum of `bytes`, as if they started at an even offset. An odd last byte counts as the
+    /// high half of a word (RFC 1071 section 4.1).
     #[must_use]
     #[inline]
     pub fn of(bytes: &[u8]) -> Self {
@@ -108,7 +108,8 @@ impl Sum {
 
     /// Takes a part out again that was added before.
     ///
-    /// Exact unless nothing but zeros remains: then the sum is 0xffff, one's complement's other zero.
+    /// Exact unless nothing but zeros remains: then the sum is 0xffff, one's complement's other
+    /// zero.
     #[must_use]
     pub const fn remove(self, part: Self) -> Self {
         self.add(Self(!part.0))
@@ -144,9 +145,9 @@ impl Sum {
 
 /// The change that an edit of some words makes to a checksum over them (RFC 1624, equation 3).
 ///
-/// Prepared once, for a NAT rewrite for instance, and applied to each packet. Words edited must lie at
-/// even offsets of the summed bytes. The result equals a full computation for every checksum over
-/// bytes that are not all zero after the edit, see the [module](self).
+/// Prepared once, for a NAT rewrite for instance, and applied to each packet. Words edited must lie
+/// at even offsets of the summed bytes. The result equals a full computation for every checksum
+/// over bytes that are not all zero after the edit, see the [module](self).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Delta(Sum);
 
@@ -199,8 +200,8 @@ impl Delta {
 
 /// Sums whole blocks, then the rest.
 ///
-/// Each lane adds 32-bit halves into 64 bits and so cannot overflow below 2^32 blocks; without carries
-/// between words the compiler makes vector instructions of it.
+/// Each lane adds 32-bit halves into 64 bits and so cannot overflow below 2^32 blocks; without
+/// carries between words the compiler makes vector instructions of it.
 fn sum_blocks(bytes: &[u8]) -> u64 {
     let (blocks, tail) = bytes.as_chunks::<BLOCK_BYTES>();
     let mut lanes = [0_u64; 8];
@@ -214,8 +215,8 @@ fn sum_blocks(bytes: &[u8]) -> u64 {
     sum_short(lanes.iter().fold(0, |total, &lane| add_carry(total, lane)), tail)
 }
 
-/// Adds `bytes` to `total` by words of falling length. Inlined, so that headers of known length need no
-/// loop: 20 bytes take three additions.
+/// Adds `bytes` to `total` by words of falling length. Inlined, so that headers of known length
+/// need no loop: 20 bytes take three additions.
 #[inline]
 fn sum_short(mut total: u64, bytes: &[u8]) -> u64 {
     let (words, tail) = bytes.as_chunks::<8>();

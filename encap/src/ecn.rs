@@ -1,8 +1,9 @@
 //! ECN across tunnels (RFC 6040) and DSCP across tunnels (RFC 2983).
 //!
-//! The outer header of a tunnel carries congestion marks and a forwarding class of its own. On the way
-//! in they are made from the inner header; on the way out the congestion marks are merged back. The
-//! class is not: in both models of RFC 2983 used here the inner DSCP leaves the tunnel as it entered.
+//! The outer header of a tunnel carries congestion marks and a forwarding class of its own. On the
+//! way in they are made from the inner header; on the way out the congestion marks are merged back.
+//! The class is not: in both models of RFC 2983 used here the inner DSCP leaves the tunnel as it
+//! entered.
 
 /// The two bits of Explicit Congestion Notification (RFC 3168 section 5).
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
@@ -124,8 +125,8 @@ pub const fn encapsulate(inner: TrafficClass, dscp: DscpModel, ecn: EcnMode) -> 
 
 /// How unusual a pair of marks is that arrives at a tunnel's egress (RFC 6040 section 4.2).
 ///
-/// These pairs should not occur: something on the path tampers with the field, or a tunnel endpoint is
-/// misconfigured. RFC 6040 wants them to be loggable.
+/// These pairs should not occur: something on the path tampers with the field, or a tunnel endpoint
+/// is misconfigured. RFC 6040 wants them to be loggable.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum EcnAnomaly {
     /// Possibly dangerous, "(!)": ECT(1) inside ECT(0).

@@ -1,7 +1,7 @@
 //! Ethernet II headers.
 //!
-//! IEEE 802.3 length fields, LLC and SNAP are not interpreted: an [`EtherType`] below 0x0600 is simply
-//! one that nobody asks for.
+//! IEEE 802.3 length fields, LLC and SNAP are not interpreted: an [`EtherType`] below 0x0600 is
+//! simply one that nobody asks for.
 
 use core::fmt;
 

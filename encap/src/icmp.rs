@@ -70,7 +70,8 @@ impl<'a> IcmpView<'a> {
     ///
     /// # Errors
     ///
-    /// Fails below [`Self::LEN`] bytes. The checksum is not looked at: see [`Self::verify_checksum`].
+    /// Fails below [`Self::LEN`] bytes. The checksum is not looked at: see
+    /// [`Self::verify_checksum`].
     #[inline]
     pub fn parse(message: &'a [u8]) -> Result<(Self, &'a [u8]), ParseError> {
         match message.split_first_chunk() {

@@ -1,8 +1,8 @@
 //! ICMP errors about a packet: whether one may be sent, and its bytes.
 //!
 //! [`ErrorReply::new`] judges the offending packet, so that holding one proves that an answer is
-//! allowed. Rate limits (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)) need a clock and are the
-//! caller's; so is a subnet's broadcast address, which only its routes tell.
+//! allowed. Rate limits (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)) need a clock and are
+//! the caller's; so is a subnet's broadcast address, which only its routes tell.
 
 mod cause;
 
@@ -69,10 +69,11 @@ pub struct ErrorReply<'a> {
 }
 
 impl<'a> ErrorReply<'a> {
-    /// Judges whether an error may be sent about `packet`, which came in a frame to `frame_destination`.
+    /// Judges whether an error may be sent about `packet`, which came in a frame to
+    /// `frame_destination`.
     ///
-    /// `packet` starts with its IP header and should be as it was received, TTL included. It may be the
-    /// first segment of a chain: what is there is quoted.
+    /// `packet` starts with its IP header and should be as it was received, TTL included. It may be
+    /// the first segment of a chain: what is there is quoted.
     ///
     /// # Errors
     ///
@@ -262,8 +263,8 @@ fn may_answer_ipv6(
     }
     let upper = IpView::V6(ip).upper_layer(payload)?;
     if upper.protocol == IpProtocol::ICMPV6 {
-        // A later fragment does not tell whether the message is an error. Other protocols' fragments
-        // are answered: RFC 4443 does not except them.
+        // A later fragment does not tell whether the message is an error. Other protocols'
+        // fragments are answered: RFC 4443 does not except them.
         if let Some(fragment) = upper.fragment
             && !fragment.is_first()
         {

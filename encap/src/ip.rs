@@ -88,8 +88,8 @@ pub enum IpView<'a> {
 impl<'a> IpView<'a> {
     /// Splits `packet` into its header and payload, by the version in its first byte.
     ///
-    /// The payload is cut to the length that the header states. For IPv6 it begins with the extension
-    /// headers, if there are any.
+    /// The payload is cut to the length that the header states. For IPv6 it begins with the
+    /// extension headers, if there are any.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl<'a> IpView<'a> {
         match version(packet)? {
             4 => Ipv4View::parse(packet).map(|(view, payload)| (Self::V4(view), payload)),
             6 => Ipv6View::parse(packet).map(|(view, payload)| (Self::V6(view), payload)),
-            actual => Err(ParseError::VersionMismatch { layer: Layer::Ipv4, actual }),
+            actual => Err(ParseError::VersionMismatch { layer: Layer::Ip, actual }),
         }
     }
 
@@ -111,7 +111,7 @@ impl<'a> IpView<'a> {
         match version(packet)? {
             4 => Ipv4View::parse_header(packet).map(|(view, payload)| (Self::V4(view), payload)),
             6 => Ipv6View::parse_header(packet).map(|(view, payload)| (Self::V6(view), payload)),
-            actual => Err(ParseError::VersionMismatch { layer: Layer::Ipv4, actual }),
+            actual => Err(ParseError::VersionMismatch { layer: Layer::Ip, actual }),
         }
     }
 
@@ -151,7 +151,8 @@ impl<'a> IpView<'a> {
         }
     }
 
-    /// Finds the upper-layer header in `payload`, which is what the parse returned beside this view.
+    /// Finds the upper-layer header in `payload`, which is what the parse returned beside this
+    /// view.
     ///
     /// # Errors
     ///
@@ -195,7 +196,67 @@ pub fn version(packet: &[u8]) -> Result<u8, ParseError> {
     match packet.first() {
         Some(byte) => Ok(byte >> 4),
         None => {
-            Err(ParseError::Truncated { layer: Layer::Ipv4, needed: Ipv4View::LEN_MIN, actual: 0 })
+            Err(ParseError::Truncated { layer: Layer::Ip, needed: Ipv4View::LEN_MIN, actual: 0 })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ipv6::Ipv6Header;
+
+    #[test]
+    fn only_versions_4_and_6_are_ip() {
+        for actual in (0..16).filter(|version| !matches!(version, 4 | 6)) {
+            let error = ParseError::VersionMismatch { layer: Layer::Ip, actual };
+            let bytes = [actual << 4; 40];
+            assert_eq!(IpView::parse(&bytes).unwrap_err(), error);
+            assert_eq!(IpView::parse_header(&bytes).unwrap_err(), error);
+        }
+        let error = IpView::parse(&[]).unwrap_err();
+        assert_eq!(error.to_string(), "IP needs 20 bytes but only 0 are there");
+    }
+
+    #[test]
+    fn the_upper_layer_lies_behind_the_extension_headers() {
+        let header = Ipv6Header {
+            traffic_class: TrafficClass(0),
+            flow_label: 0,
+            payload_length: 12,
+            next_header: IpProtocol::DESTINATION_OPTIONS,
+            hop_limit: 64,
+            source: core::net::Ipv6Addr::LOCALHOST,
+            destination: core::net::Ipv6Addr::LOCALHOST,
+        };
+        let mut packet = header.to_bytes().to_vec();
+        packet.extend([17, 0, 1, 4, 0, 0, 0, 0, 1, 2, 3, 4]);
+        let (ip, payload) = IpView::parse(&packet).unwrap();
+        let upper = ip.upper_layer(payload).unwrap();
+        assert_eq!((upper.protocol, upper.bytes), (IpProtocol::UDP, &[1, 2, 3, 4][..]));
+        assert_eq!(upper.fragment, None);
+    }
+
+    #[test]
+    fn protocols_print_by_name_or_number() {
+        assert_eq!(IpProtocol::ICMPV6.to_string(), "ICMPv6");
+        assert_eq!(IpProtocol(47).to_string(), "47");
+    }
+
+    proptest! {
+        #[test]
+        fn noise_never_panics(bytes: Vec<u8>) {
+            for (ip, payload) in
+                [IpView::parse(&bytes), IpView::parse_header(&bytes)].into_iter().flatten()
+            {
+                let _ = (ip.source(), ip.destination(), ip.traffic_class(), ip.hop_limit());
+                let _ = ip.upper_layer(payload);
+            }
         }
     }
 }

@@ -45,8 +45,8 @@ impl<'a> Ipv4View<'a> {
 
     /// As [`Self::parse`], for a packet of which only the first `segment` is at hand.
     ///
-    /// `packet_bytes` counts from the header to the end of the last segment. The payload returned is
-    /// the part that lies in this segment.
+    /// `packet_bytes` counts from the header to the end of the last segment. The payload returned
+    /// is the part that lies in this segment.
     ///
     /// # Errors
     ///
@@ -70,8 +70,8 @@ impl<'a> Ipv4View<'a> {
 
     /// As [`Self::parse`], without holding the total length against what is there.
     ///
-    /// For packets that are cut short on purpose, as ICMP errors quote them. What is returned beside
-    /// the view is all that follows the header.
+    /// For packets that are cut short on purpose, as ICMP errors quote them. What is returned
+    /// beside the view is all that follows the header.
     ///
     /// # Errors
     ///

@@ -12,9 +12,9 @@ use crate::{HopLimitExceeded, Layer, ParseError};
 
 /// Extension headers walked at most.
 ///
-/// The order that RFC 8200 section 4.1 recommends holds six that can be walked (ESP ends the chain);
-/// two more are for senders that repeat destination options. A longer chain is not legitimate traffic,
-/// and the walk is per packet.
+/// The order that RFC 8200 section 4.1 recommends holds six that can be walked (ESP ends the
+/// chain); two more are for senders that repeat destination options. A longer chain is not
+/// legitimate traffic, and the walk is per packet.
 pub const EXTENSION_HEADERS_MAX: usize = 8;
 
 /// A read-only view of the fixed IPv6 header.
@@ -29,13 +29,13 @@ impl<'a> Ipv6View<'a> {
 
     /// Splits `packet` into its header and its payload, cut to the payload length.
     ///
-    /// The payload starts with the extension headers, if there are any: see [`walk`]. Bytes beyond the
-    /// payload length, such as Ethernet padding, are tolerated.
+    /// The payload starts with the extension headers, if there are any: see [`walk`]. Bytes beyond
+    /// the payload length, such as Ethernet padding, are tolerated.
     ///
     /// # Errors
     ///
-    /// Fails if the version is not 6, if the header is cut short, or if the payload length exceeds the
-    /// bytes there are.
+    /// Fails if the version is not 6, if the header is cut short, or if the payload length exceeds
+    /// the bytes there are.
     #[inline]
     pub fn parse(packet: &'a [u8]) -> Result<(Self, &'a [u8]), ParseError> {
         Self::parse_chained(packet, packet.len())
@@ -43,8 +43,8 @@ impl<'a> Ipv6View<'a> {
 
     /// As [`Self::parse`], for a packet of which only the first `segment` is at hand.
     ///
-    /// `packet_bytes` counts from the header to the end of the last segment. The payload returned is
-    /// the part that lies in this segment.
+    /// `packet_bytes` counts from the header to the end of the last segment. The payload returned
+    /// is the part that lies in this segment.
     ///
     /// # Errors
     ///
@@ -65,8 +65,8 @@ impl<'a> Ipv6View<'a> {
 
     /// As [`Self::parse`], without holding the payload length against what is there.
     ///
-    /// For packets that are cut short on purpose, as ICMP errors quote them. What is returned beside
-    /// the view is all that follows the header.
+    /// For packets that are cut short on purpose, as ICMP errors quote them. What is returned
+    /// beside the view is all that follows the header.
     ///
     /// # Errors
     ///
@@ -146,10 +146,10 @@ pub struct Walked {
 
 /// Walks the extension headers at the start of an IPv6 `payload` whose first protocol is `first`.
 ///
-/// Hop-by-hop options, routing, destination options, fragment and authentication headers are walked.
-/// Any other protocol ends the chain, and so do hop-by-hop options that are not first, a second
-/// fragment header, and what follows the fragment header of a fragment that is not the first one:
-/// those bytes are not headers.
+/// Hop-by-hop options, routing, destination options, fragment and authentication headers are
+/// walked. Any other protocol ends the chain, and so do hop-by-hop options that are not first, a
+/// second fragment header, and what follows the fragment header of a fragment that is not the first
+/// one: those bytes are not headers.
 ///
 /// # Errors
 ///
@@ -256,7 +256,8 @@ impl<'a> Ipv6Mut<'a> {
         self.0[1] = (class.0 << 4) | (self.0[1] & 0x0f);
     }
 
-    /// Sets the source address. Transport checksums are the caller's: see [`crate::checksum::Delta`].
+    /// Sets the source address. Transport checksums are the caller's: see
+    /// [`crate::checksum::Delta`].
     #[inline]
     pub fn set_source(&mut self, address: Ipv6Addr) {
         put::<8, 16, _>(self.0, address.octets());

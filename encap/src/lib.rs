@@ -1,12 +1,12 @@
 //! Bytes on the wire: header views, checksums and tunnels.
 //!
-//! A *view* borrows a header and is the proof that the header is whole and consistent: `parse` checks
-//! once, accessors cannot fail. A `…Mut` view does the same for edits in place. A *header value*
-//! (`EthernetHeader`, `ArpPacket`) turns plain fields into bytes.
+//! A *view* borrows a header and is the proof that the header is whole and consistent: `parse`
+//! checks once, accessors cannot fail. A `…Mut` view does the same for edits in place. A *header
+//! value* (`EthernetHeader`, `ArpPacket`) turns plain fields into bytes.
 //!
-//! This crate is not a packet pipeline: it knows no ports, flows, routes or drop reasons. It does no
-//! I/O, allocates nothing, reads no clock and does not log; being `no_std` without `alloc` is the
-//! proof of it.
+//! This crate is not a packet pipeline: it knows no ports, flows, routes or drop reasons. It does
+//! no I/O, allocates nothing, reads no clock and does not log; being `no_std` without `alloc` is
+//! the proof of it.
 #![no_std]
 #![forbid(unsafe_code)]
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]

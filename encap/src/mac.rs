@@ -36,9 +36,9 @@ impl MacAddress {
 
     /// The MAC address that belongs to an IP address throughout a cluster.
     ///
-    /// IPv4 `a.b.c.d` gives `0a:58:aa:bb:cc:dd` with the four bytes in hexadecimal. IPv6 gives `0a:59:`
-    /// and the 32-bit FNV-1a hash of the sixteen bytes. Both are locally administered unicast
-    /// addresses, so every node derives the same one without asking.
+    /// IPv4 `a.b.c.d` gives `0a:58:aa:bb:cc:dd` with the four bytes in hexadecimal. IPv6 gives
+    /// `0a:59:` and the 32-bit FNV-1a hash of the sixteen bytes. Both are locally administered
+    /// unicast addresses, so every node derives the same one without asking.
     ///
     /// ```
     /// let mac = encap::MacAddress::from_ip([10, 244, 1, 2].into());
@@ -54,7 +54,8 @@ impl MacAddress {
         Self([p0, p1, s0, s1, s2, s3])
     }
 
-    /// The multicast MAC address of an IPv6 group: `33:33` and its low 32 bits (RFC 2464 section 7).
+    /// The multicast MAC address of an IPv6 group: `33:33` and its low 32 bits (RFC 2464 section
+    /// 7).
     #[must_use]
     pub const fn from_ipv6_group(group: Ipv6Addr) -> Self {
         let octets = group.octets();

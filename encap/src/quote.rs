@@ -1,7 +1,7 @@
 //! The packet that an ICMP error quotes: which flow the error is about.
 //!
-//! Any length in the quote may exceed what is there, and the quote may end right behind the first eight
-//! bytes of the transport header (RFC 792); over IPv6 it may not even reach them.
+//! Any length in the quote may exceed what is there, and the quote may end right behind the first
+//! eight bytes of the transport header (RFC 792); over IPv6 it may not even reach them.
 
 use core::net::IpAddr;
 
@@ -47,8 +47,8 @@ impl<'a> QuotedView<'a> {
     ///
     /// # Errors
     ///
-    /// Fails if the message is no error, if the quote is not IPv4, and if it does not reach the ports or
-    /// the identifier.
+    /// Fails if the message is no error, if the quote is not IPv4, and if it does not reach the
+    /// ports or the identifier.
     pub fn parse_icmp(icmp: &IcmpView<'_>, body: &'a [u8]) -> Result<Self, ParseError> {
         if !icmp.kind().is_error() {
             return Err(ParseError::TypeMismatch { layer: Layer::Icmp, actual: icmp.kind().0 });
@@ -64,8 +64,8 @@ impl<'a> QuotedView<'a> {
     ///
     /// # Errors
     ///
-    /// Fails if the message is no error, if the quote is not IPv6, and if it does not reach the ports or
-    /// the identifier.
+    /// Fails if the message is no error, if the quote is not IPv6, and if it does not reach the
+    /// ports or the identifier.
     pub fn parse_icmpv6(icmp: &Icmpv6View<'_>, body: &'a [u8]) -> Result<Self, ParseError> {
         if !icmp.kind().is_error() {
             return Err(ParseError::TypeMismatch { layer: Layer::Icmpv6, actual: icmp.kind().0 });

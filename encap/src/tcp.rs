@@ -5,7 +5,8 @@ use core::fmt;
 use crate::field::{u16_at, u32_at};
 use crate::{Layer, ParseError};
 
-/// Options looked at in one header: 40 bytes hold no more of two bytes each, and padding is skipped.
+/// Options looked at in one header: 40 bytes hold no more of two bytes each, and padding is
+/// skipped.
 const OPTIONS_MAX: usize = 40;
 
 /// TCP control bits, the low byte of the flags word.

@@ -16,8 +16,8 @@ impl<'a> UdpView<'a> {
     ///
     /// # Errors
     ///
-    /// Fails if the header is cut short, or if the length field is below the header's length or beyond
-    /// the bytes there are.
+    /// Fails if the header is cut short, or if the length field is below the header's length or
+    /// beyond the bytes there are.
     #[inline]
     pub fn parse(datagram: &'a [u8]) -> Result<(Self, &'a [u8]), ParseError> {
         Self::parse_chained(datagram, datagram.len())
@@ -25,8 +25,8 @@ impl<'a> UdpView<'a> {
 
     /// As [`Self::parse`], for a datagram of which only the first `segment` is at hand.
     ///
-    /// `datagram_bytes` counts from the header to the end of the IP payload. The payload returned is
-    /// the part that lies in this segment.
+    /// `datagram_bytes` counts from the header to the end of the IP payload. The payload returned
+    /// is the part that lies in this segment.
     ///
     /// # Errors
     ///
@@ -107,8 +107,8 @@ impl<'a> UdpView<'a> {
 
     /// Checks the checksum, given the sums of the pseudo header and of the payload.
     ///
-    /// A checksum of zero, which says that there is none, passes; whether it may be missing depends on
-    /// the IP version and is the caller's question.
+    /// A checksum of zero, which says that there is none, passes; whether it may be missing depends
+    /// on the IP version and is the caller's question.
     ///
     /// # Errors
     ///

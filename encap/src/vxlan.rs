@@ -6,9 +6,9 @@
 //!         '------------------ EncapTemplate -----------------'
 //! ```
 //!
-//! [`EncapTemplate`] writes everything in front of an inner frame; [`Outer`] and [`Decap`] take it off
-//! again. A tunnel endpoint neither fragments nor reassembles (RFC 7348 section 4.3): outer fragments
-//! are refused.
+//! [`EncapTemplate`] writes everything in front of an inner frame; [`Outer`] and [`Decap`] take it
+//! off again. A tunnel endpoint neither fragments nor reassembles (RFC 7348 section 4.3): outer
+//! fragments are refused.
 
 mod decap;
 mod entropy;
@@ -33,8 +33,8 @@ pub const LINUX_PORT: u16 = 8472;
 
 /// Bytes put in front of an inner Ethernet frame over IPv4.
 ///
-/// It is also what an inner IP packet's MTU is below the underlay's: the outer Ethernet header does not
-/// count there, but the inner one does.
+/// It is also what an inner IP packet's MTU is below the underlay's: the outer Ethernet header does
+/// not count there, but the inner one does.
 pub const OVERHEAD_IPV4: usize = 50;
 /// Bytes put in front of an inner Ethernet frame over IPv6; also the difference of the MTUs.
 pub const OVERHEAD_IPV6: usize = 70;

@@ -24,6 +24,17 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+/// An even number of bytes that are not all zero.
+fn words() -> impl Strategy<Value = Vec<u8>> {
+    (bytes(), 1_u8..).prop_map(|(mut bytes, last)| {
+        if bytes.len() % 2 == 0 {
+            bytes.push(0);
+        }
+        bytes.push(last);
+        bytes
+    })
+}
+
 #[test]
 fn the_example_of_rfc_1071_section_3_holds() {
     let sum = Sum::of(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
@@ -80,7 +91,10 @@ proptest! {
     }
 
     #[test]
-    fn parts_add_up_at_any_offset(bytes in bytes(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..5)) {
+    fn parts_add_up_at_any_offset(
+        bytes in bytes(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..5),
+    ) {
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
         cuts.extend([0, bytes.len()]);
         cuts.sort_unstable();
@@ -91,21 +105,15 @@ proptest! {
     }
 
     #[test]
-    fn bytes_with_their_checksum_are_intact(mut bytes in bytes()) {
-        if bytes.len() % 2 == 1 {
-            bytes.push(0);
-        }
-        prop_assume!(bytes.iter().any(|&byte| byte != 0));
+    fn bytes_with_their_checksum_are_intact(mut bytes in words()) {
         bytes.extend(Sum::of(&bytes).checksum().to_be_bytes());
         prop_assert!(Sum::of(&bytes).is_intact());
-        // Any one bit flipped is found, a swap of the two zeros excepted.
         bytes[0] ^= 0x10;
         prop_assert!(!Sum::of(&bytes).is_intact());
     }
 
     #[test]
-    fn a_removed_part_leaves_the_rest(head in bytes(), tail in bytes()) {
-        prop_assume!(head.iter().any(|&byte| byte != 0) && head.len() % 2 == 0);
+    fn a_removed_part_leaves_the_rest(head in words(), tail in bytes()) {
         let whole = Sum::of(&head).add(Sum::of(&tail));
         prop_assert_eq!(whole.remove(Sum::of(&tail)), Sum::of(&head));
     }

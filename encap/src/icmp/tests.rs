@@ -28,7 +28,10 @@ proptest! {
     }
 
     #[test]
-    fn a_wrong_checksum_is_told_with_the_right_one(data in prop::collection::vec(any::<u8>(), 0..80), flip in 1..=u16::MAX) {
+    fn a_wrong_checksum_is_told_with_the_right_one(
+        data in prop::collection::vec(any::<u8>(), 0..80),
+        flip in 1..=u16::MAX,
+    ) {
         let kind = Icmpv4Type::EchoRequest(IcmpEchoHeader { id: 1, seq: 1 });
         let header = Icmpv4Header::with_checksum(kind, &data);
         let found = header.checksum ^ flip;

@@ -74,7 +74,10 @@ fn causes() -> impl Strategy<Value = ErrorCause> {
 
 proptest! {
     #[test]
-    fn an_ipv4_error_is_valid_and_quotes_what_fits(cause in causes(), payload_len in 0..1400_usize) {
+    fn an_ipv4_error_is_valid_and_quotes_what_fits(
+        cause in causes(),
+        payload_len in 0..1400_usize,
+    ) {
         let packet = ipv4(SOURCE4, DESTINATION4, IpProtocol::UDP, &udp(payload_len));
         let mut padded = packet.clone();
         padded.extend([0xee; 10]);
@@ -103,7 +106,10 @@ proptest! {
     }
 
     #[test]
-    fn an_ipv6_error_is_valid_and_quotes_what_fits(cause in causes(), payload_len in 0..1400_usize) {
+    fn an_ipv6_error_is_valid_and_quotes_what_fits(
+        cause in causes(),
+        payload_len in 0..1400_usize,
+    ) {
         let packet = ipv6(SOURCE6, DESTINATION6, IpProtocol::UDP, &udp(payload_len));
         let mut padded = packet.clone();
         padded.extend([0xee; 10]);
@@ -136,16 +142,16 @@ proptest! {
         let cause = ErrorCause::TooBig { mtu: mtu.into() };
         let mut out = [0; 1280];
         let packet = ipv4(SOURCE4, DESTINATION4, IpProtocol::UDP, &udp(payload_len));
-        let length =
-            ErrorReply::new(&packet, NODE, cause).unwrap().write(GATEWAY4.into(), &mut out).unwrap();
+        let reply = ErrorReply::new(&packet, NODE, cause).unwrap();
+        let length = reply.write(GATEWAY4.into(), &mut out).unwrap();
         let oracle = Icmpv4Slice::from_slice(&out[20..length]).unwrap();
         let expected = Icmpv4Type::DestinationUnreachable(
             icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu });
         prop_assert_eq!(oracle.icmp_type(), expected);
 
         let packet = ipv6(SOURCE6, DESTINATION6, IpProtocol::UDP, &udp(payload_len));
-        let length =
-            ErrorReply::new(&packet, NODE, cause).unwrap().write(GATEWAY6.into(), &mut out).unwrap();
+        let reply = ErrorReply::new(&packet, NODE, cause).unwrap();
+        let length = reply.write(GATEWAY6.into(), &mut out).unwrap();
         let oracle = Icmpv6Slice::from_slice(&out[40..length]).unwrap();
         prop_assert_eq!(oracle.icmp_type(), Icmpv6Type::PacketTooBig { mtu: mtu.into() });
         prop_assert!(oracle.is_checksum_valid(GATEWAY6.octets(), SOURCE6.octets()));

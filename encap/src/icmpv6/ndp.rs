@@ -1,7 +1,7 @@
 //! Neighbour discovery messages (RFC 4861).
 //!
-//! The views here take what follows the eight bytes of an [`Icmpv6View`]. What is not checked: that the
-//! hop limit was 255 and that the ICMPv6 checksum is right; both need the packet around it.
+//! The views here take what follows the eight bytes of an [`Icmpv6View`]. What is not checked: that
+//! the hop limit was 255 and that the ICMPv6 checksum is right; both need the packet around it.
 
 use core::net::Ipv6Addr;
 
@@ -46,8 +46,8 @@ impl<'a> NeighbourView<'a> {
     ///
     /// # Errors
     ///
-    /// Fails for other types, if the target address is cut short, and if an option is cut short or has
-    /// length zero (RFC 4861 sections 7.1.1 and 7.1.2).
+    /// Fails for other types, if the target address is cut short, and if an option is cut short or
+    /// has length zero (RFC 4861 sections 7.1.1 and 7.1.2).
     pub fn parse(icmp: Icmpv6View<'a>, body: &'a [u8]) -> Result<Self, ParseError> {
         match icmp.kind() {
             Icmpv6Type::NEIGHBOUR_SOLICITATION | Icmpv6Type::NEIGHBOUR_ADVERTISEMENT => {}
@@ -147,8 +147,8 @@ impl<'a> RouterAdvertisementView<'a> {
     ///
     /// # Errors
     ///
-    /// Fails for other types, if the timers are cut short, and if an option is cut short or has length
-    /// zero.
+    /// Fails for other types, if the timers are cut short, and if an option is cut short or has
+    /// length zero.
     pub fn parse(icmp: Icmpv6View<'a>, body: &'a [u8]) -> Result<Self, ParseError> {
         if icmp.kind() != Icmpv6Type::ROUTER_ADVERTISEMENT {
             let actual = icmp.kind().0;
@@ -195,8 +195,8 @@ impl<'a> RouterAdvertisementView<'a> {
 
 /// A neighbour solicitation or advertisement to be sent.
 ///
-/// The packet carries one link-layer address option: the sender's in a solicitation, the target's in an
-/// advertisement.
+/// The packet carries one link-layer address option: the sender's in a solicitation, the target's
+/// in an advertisement.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct NeighbourMessage {
     /// Source address of the packet.
@@ -249,8 +249,8 @@ impl NeighbourMessage {
 
     /// The answer of a router to a solicitation for `target` that came from `asker`.
     ///
-    /// A question from the unspecified address (duplicate address detection) is answered to all nodes,
-    /// and then the answer does not count as solicited (RFC 4861 section 7.2.4).
+    /// A question from the unspecified address (duplicate address detection) is answered to all
+    /// nodes, and then the answer does not count as solicited (RFC 4861 section 7.2.4).
     #[must_use]
     pub const fn router_answer(
         asker: Ipv6Addr,

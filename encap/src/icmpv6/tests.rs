@@ -33,18 +33,23 @@ proptest! {
         prop_assert_eq!((view.echo_id(), view.echo_sequence()), (Some(id), Some(seq)));
         let back = pseudo_header(addresses.1, addresses.0);
         prop_assert_eq!(view.verify_checksum(back, Sum::of(body)), Ok(()));
-        let expected = Icmpv6Header::with_checksum(
-            OracleType::EchoReply(IcmpEchoHeader { id, seq }), addresses.1, addresses.0, &data).unwrap();
+        let kind = OracleType::EchoReply(IcmpEchoHeader { id, seq });
+        let expected =
+            Icmpv6Header::with_checksum(kind, addresses.1, addresses.0, &data).unwrap();
         prop_assert_eq!(view.checksum(), expected.checksum);
 
         let error = view.verify_checksum(back.add(Sum::of_u16(1)), Sum::of(body)).unwrap_err();
-        prop_assert!(matches!(error, ParseError::ChecksumMismatch { layer: Layer::Icmpv6, .. }), "{error}");
+        prop_assert!(
+            matches!(error, ParseError::ChecksumMismatch { layer: Layer::Icmpv6, .. }),
+            "{error}"
+        );
     }
 
     #[test]
     fn noise_never_panics(mut bytes: Vec<u8>) {
         if let Ok((view, body)) = Icmpv6View::parse(&bytes) {
-            let _ = (view.verify_checksum(Sum::ZERO, Sum::of(body)), view.next_hop_mtu(), view.echo_id());
+            let _ = view.verify_checksum(Sum::ZERO, Sum::of(body));
+            let _ = (view.next_hop_mtu(), view.echo_id());
         }
         if let Ok(mut icmp) = Icmpv6Mut::parse(&mut bytes) {
             let _ = icmp.make_echo_reply();

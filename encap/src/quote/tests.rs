@@ -61,7 +61,7 @@ fn parse6(quote: &[u8]) -> Result<QuotedView<'_>, ParseError> {
 proptest! {
     #[test]
     fn ports_are_found_in_the_first_eight_bytes(
-        protocol in prop_oneof![Just(IpProtocol::TCP), Just(IpProtocol::UDP), Just(IpProtocol::SCTP)],
+        protocol in prop_oneof![Just(6), Just(17), Just(132)].prop_map(IpProtocol),
         source: u16, destination: u16,
     ) {
         let mut transport = source.to_be_bytes().to_vec();

@@ -15,7 +15,9 @@ fn the_published_crc_32c_vectors_hold() {
 proptest! {
     #[test]
     fn a_packet_with_its_checksum_is_intact(
-        header: [u8; 8], chunks in prop::collection::vec(any::<u8>(), 0..100), bit: prop::sample::Index,
+        header: [u8; 8],
+        chunks in prop::collection::vec(any::<u8>(), 0..100),
+        bit: prop::sample::Index,
     ) {
         let mut packet = header.to_vec();
         packet.extend([0; 4]);

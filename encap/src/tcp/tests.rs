@@ -87,7 +87,10 @@ proptest! {
     }
 
     #[test]
-    fn noise_never_panics(mut bytes in prop::collection::vec(any::<u8>(), 0..80), offset in 0..16_u8) {
+    fn noise_never_panics(
+        mut bytes in prop::collection::vec(any::<u8>(), 0..80),
+        offset in 0..16_u8,
+    ) {
         if let Some(byte) = bytes.get_mut(12) {
             *byte = offset << 4;
         }

@@ -1,4 +1,3 @@
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::vec::Vec;
 
 use proptest::prelude::*;
@@ -8,7 +7,9 @@ use crate::ip::IpProtocol;
 
 proptest! {
     #[test]
-    fn a_header_round_trips(source_port: u16, destination_port: u16, length in 8_u16.., checksum: u16) {
+    fn a_header_round_trips(
+        source_port: u16, destination_port: u16, length in 8_u16.., checksum: u16,
+    ) {
         let header = UdpHeader { source_port, destination_port, length, checksum };
         let bytes = header.to_bytes();
         let (view, rest) = UdpView::parse_header(&bytes).unwrap();
@@ -23,7 +24,9 @@ proptest! {
     }
 
     #[test]
-    fn a_datagram_truncated_anywhere_is_refused(payload in prop::collection::vec(any::<u8>(), 0..64)) {
+    fn a_datagram_truncated_anywhere_is_refused(
+        payload in prop::collection::vec(any::<u8>(), 0..64),
+    ) {
         let length = u16::try_from(8 + payload.len()).unwrap();
         let header = UdpHeader { source_port: 1, destination_port: 2, length, checksum: 0 };
         let mut datagram = header.to_bytes().to_vec();
@@ -53,19 +56,18 @@ proptest! {
         ports: (u16, u16), v4: ([u8; 4], [u8; 4]), v6: ([u8; 16], [u8; 16]),
         payload in prop::collection::vec(any::<u8>(), 0..200), flip in 1..=u16::MAX,
     ) {
-        let length = u32::try_from(8 + payload.len()).unwrap();
-        let oracle4 = etherparse::Ipv4Header::new(
-            u16::try_from(length).unwrap(), 64, etherparse::ip_number::UDP, v4.0, v4.1).unwrap();
+        let length = u16::try_from(8 + payload.len()).unwrap();
+        let ip = etherparse::Ipv4Header::new(length, 64, etherparse::ip_number::UDP, v4.0, v4.1);
         let oracle4 =
-            etherparse::UdpHeader::with_ipv4_checksum(ports.0, ports.1, &oracle4, &payload).unwrap();
-        let oracle6 = etherparse::Ipv6Header { source: v6.0, destination: v6.1, ..Default::default() };
+            etherparse::UdpHeader::with_ipv4_checksum(ports.0, ports.1, &ip.unwrap(), &payload);
+        let ip = etherparse::Ipv6Header { source: v6.0, destination: v6.1, ..Default::default() };
         let oracle6 =
-            etherparse::UdpHeader::with_ipv6_checksum(ports.0, ports.1, &oracle6, &payload).unwrap();
-        let pseudo4 = Sum::of_ipv4_pseudo_header(
-            Ipv4Addr::from(v4.0), Ipv4Addr::from(v4.1), IpProtocol::UDP, u16::try_from(length).unwrap());
-        let pseudo6 = Sum::of_ipv6_pseudo_header(
-            Ipv6Addr::from(v6.0), Ipv6Addr::from(v6.1), IpProtocol::UDP, length);
-        for (oracle, pseudo) in [(oracle4, pseudo4), (oracle6, pseudo6)] {
+            etherparse::UdpHeader::with_ipv6_checksum(ports.0, ports.1, &ip, &payload);
+        let pseudo4 =
+            Sum::of_ipv4_pseudo_header(v4.0.into(), v4.1.into(), IpProtocol::UDP, length);
+        let pseudo6 =
+            Sum::of_ipv6_pseudo_header(v6.0.into(), v6.1.into(), IpProtocol::UDP, length.into());
+        for (oracle, pseudo) in [(oracle4.unwrap(), pseudo4), (oracle6.unwrap(), pseudo6)] {
             let mut bytes = oracle.to_bytes();
             let (view, _) = UdpView::parse_header(&bytes).unwrap();
             prop_assert_eq!(view.verify_checksum(pseudo, Sum::of(&payload)), Ok(()));
@@ -74,8 +76,8 @@ proptest! {
             prop_assume!(found != 0);
             bytes[6..].copy_from_slice(&found.to_be_bytes());
             let (view, _) = UdpView::parse_header(&bytes).unwrap();
-            let error =
-                ParseError::ChecksumMismatch { layer: Layer::Udp, found, computed: oracle.checksum };
+            let computed = oracle.checksum;
+            let error = ParseError::ChecksumMismatch { layer: Layer::Udp, found, computed };
             prop_assert_eq!(view.verify_checksum(pseudo, Sum::of(&payload)), Err(error));
         }
     }

@@ -1,8 +1,8 @@
 //! Taking the outer headers off.
 //!
-//! Two steps, since the question "is this ours?" lies between them: [`Outer::parse`] reads addresses and
-//! ports and judges nothing; [`Outer::decap`] is for a packet to a tunnel of ours, and what it refuses
-//! is to be dropped.
+//! Two steps, since the question "is this ours?" lies between them: [`Outer::parse`] reads
+//! addresses and ports and judges nothing; [`Outer::decap`] is for a packet to a tunnel of ours,
+//! and what it refuses is to be dropped.
 
 use core::net::IpAddr;
 
@@ -53,9 +53,10 @@ pub enum DecapError {
 pub struct DecapSettings {
     /// Whether a UDP checksum of zero is accepted over IPv6. Over IPv4 it always is.
     ///
-    /// RFC 6935 section 5 has it accepted only on ports that are set up for a tunnel protocol. Decap is
-    /// asked only about such ports, so the default is to accept: a peer that sends none is heard.
-    /// Refusing guards against an underlay that corrupts addresses or ports (RFC 6936 section 3).
+    /// RFC 6935 section 5 has it accepted only on ports that are set up for a tunnel protocol.
+    /// Decap is asked only about such ports, so the default is to accept: a peer that sends none is
+    /// heard. Refusing guards against an underlay that corrupts addresses or ports (RFC 6936
+    /// section 3).
     pub accepts_zero_checksum_over_ipv6: bool,
 }
 
@@ -67,8 +68,8 @@ impl Default for DecapSettings {
 
 /// The outer IP and UDP headers of a packet that may be a tunnel's.
 ///
-/// Holding one proves that the packet is UDP and no fragment, that its lengths agree and, over IPv4,
-/// that the header checksum is right.
+/// Holding one proves that the packet is UDP and no fragment, that its lengths agree and, over
+/// IPv4, that the header checksum is right.
 #[derive(Clone, Copy, Debug)]
 pub struct Outer<'a> {
     source: IpAddr,
@@ -84,8 +85,8 @@ pub struct Outer<'a> {
 impl<'a> Outer<'a> {
     /// Reads the outer headers from the IP header on.
     ///
-    /// `segment` is the first segment of a packet of `packet_bytes` bytes; for a packet in one piece
-    /// `packet_bytes` is `segment.len()`.
+    /// `segment` is the first segment of a packet of `packet_bytes` bytes; for a packet in one
+    /// piece `packet_bytes` is `segment.len()`.
     ///
     /// # Errors
     ///
@@ -95,7 +96,7 @@ impl<'a> Outer<'a> {
         match version(segment)? {
             4 => Self::parse_ipv4(segment, packet_bytes),
             6 => Self::parse_ipv6(segment, packet_bytes),
-            actual => Err(ParseError::VersionMismatch { layer: Layer::Ipv4, actual }.into()),
+            actual => Err(ParseError::VersionMismatch { layer: Layer::Ip, actual }.into()),
         }
     }
 
@@ -131,15 +132,15 @@ impl<'a> Outer<'a> {
 
     /// Checks the packet as one of our tunnels' and finds the inner frame.
     ///
-    /// `rest_sum` gives the sum over this many bytes of UDP payload that lie in later segments, as if
-    /// they started at an even offset; it is called only if there are some and the packet has a
+    /// `rest_sum` gives the sum over this many bytes of UDP payload that lie in later segments, as
+    /// if they started at an even offset; it is called only if there are some and the packet has a
     /// checksum. For a packet in one piece it is never called.
     ///
     /// # Errors
     ///
     /// Fails if the VXLAN header is cut short or its I flag clear, if the UDP checksum is wrong or
-    /// missing against `settings`, if there is no inner Ethernet header, and if RFC 6040 has the packet
-    /// dropped.
+    /// missing against `settings`, if there is no inner Ethernet header, and if RFC 6040 has the
+    /// packet dropped.
     #[inline]
     pub fn decap(
         &self,
@@ -286,7 +287,8 @@ impl Decap {
 
     /// Writes the merged congestion mark into the inner header; the IPv4 checksum follows.
     ///
-    /// `frame` is the inner Ethernet frame that this was made from. Nothing to change is nothing done.
+    /// `frame` is the inner Ethernet frame that this was made from. Nothing to change is nothing
+    /// done.
     #[inline]
     pub fn apply_ecn(&self, frame: &mut [u8]) {
         if let Some(update) = self.ecn_update {

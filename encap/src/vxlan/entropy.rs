@@ -5,14 +5,14 @@ pub const ENTROPY_PORT_MIN: u16 = 49_152;
 /// Highest source port.
 pub const ENTROPY_PORT_MAX: u16 = 65_535;
 
-/// 2^64 divided by the golden ratio, made odd. Multiplying by it carries every bit of a hash into the
-/// high ones, so that a hash of 32 bits, or one that is weak in its high bits, serves as well.
+/// 2^64 divided by the golden ratio, made odd. Multiplying by it carries every bit of a hash into
+/// the high ones, so that a hash of 32 bits, or one that is weak in its high bits, serves as well.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The outer UDP source port of a flow, from 49152 to 65535.
 ///
-/// `flow_hash` is the hash of the inner flow that is there anyway; one of 32 bits is widened. The same
-/// flow gets the same port, so that the underlay does not reorder it.
+/// `flow_hash` is the hash of the inner flow that is there anyway; one of 32 bits is widened. The
+/// same flow gets the same port, so that the underlay does not reorder it.
 #[must_use]
 pub const fn entropy_port(flow_hash: u64) -> u16 {
     let ports = (ENTROPY_PORT_MAX as u64).wrapping_sub(ENTROPY_PORT_MIN as u64).wrapping_add(1);

@@ -68,11 +68,12 @@ impl TunnelAddresses {
 /// The outer "don't fragment" flag over IPv4. Over IPv6 nobody fragments on the way.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum OuterDf {
-    /// Set: routers report what is too big, and the sender learns it. The default, since an egress may
-    /// discard outer fragments (RFC 7348 section 4.3), and this one does.
+    /// Set: routers report what is too big, and the sender learns it. The default, since an egress
+    /// may discard outer fragments (RFC 7348 section 4.3), and this one does.
     #[default]
     Set,
-    /// Clear: routers may fragment. For a peer that reassembles behind a path whose ICMP is filtered.
+    /// Clear: routers may fragment. For a peer that reassembles behind a path whose ICMP is
+    /// filtered.
     Clear,
     /// As the inner packet has it; set for inner IPv6, which is never fragmented on the way.
     Inherit,
@@ -126,8 +127,8 @@ pub struct EncapPacket {
     pub traffic_class: TrafficClass,
     /// Whether the inner packet may not be fragmented, for [`OuterDf::Inherit`]: true for IPv6.
     pub dont_fragment: bool,
-    /// Outer IPv4 identification, used only with DF clear: unique among packets that may still be on
-    /// their way (RFC 6864 section 4.3), a counter of the sender. With DF set zero is sent.
+    /// Outer IPv4 identification, used only with DF clear: unique among packets that may still be
+    /// on their way (RFC 6864 section 4.3), a counter of the sender. With DF set zero is sent.
     pub identification: u16,
 }
 
@@ -142,11 +143,13 @@ pub enum EncapError {
     FrameTooLong { limit: usize, actual: usize },
 }
 
-/// The outer Ethernet, IP, UDP and VXLAN headers of a tunnel, ready but for what differs per packet.
+/// The outer Ethernet, IP, UDP and VXLAN headers of a tunnel, ready but for what differs per
+/// packet.
 #[derive(Clone, Copy, Debug)]
 pub struct EncapTemplate {
     headers: Headers,
-    /// Sum over the UDP pseudo header, UDP header and VXLAN header with lengths and source port zero.
+    /// Sum over the UDP pseudo header, UDP header and VXLAN header with lengths and source port
+    /// zero.
     udp_sum: Sum,
     has_udp_checksum: bool,
     dscp: DscpModel,
@@ -238,16 +241,16 @@ impl EncapTemplate {
         self.has_udp_checksum
     }
 
-    /// Writes the outer headers of a packet into the last bytes of `headroom`, right in front of the
-    /// inner frame.
+    /// Writes the outer headers of a packet into the last bytes of `headroom`, right in front of
+    /// the inner frame.
     ///
-    /// `frame_sum` gives the sum over the whole inner frame, all segments (see [`Sum::add_at`]); it is
-    /// called only if a UDP checksum is sent.
+    /// `frame_sum` gives the sum over the whole inner frame, all segments (see [`Sum::add_at`]); it
+    /// is called only if a UDP checksum is sent.
     ///
     /// # Errors
     ///
-    /// Fails, and writes nothing, if the headroom is shorter than [`Self::overhead`], or if the inner
-    /// frame makes the outer packet longer than 65,535 bytes.
+    /// Fails, and writes nothing, if the headroom is shorter than [`Self::overhead`], or if the
+    /// inner frame makes the outer packet longer than 65,535 bytes.
     #[inline]
     pub fn write(
         &self,

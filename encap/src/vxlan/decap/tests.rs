@@ -317,7 +317,9 @@ proptest! {
 
     #[test]
     fn noise_in_the_inner_frame_never_panics(
-        is_ipv4: bool, ecn in 0..4_u8, ether_type in prop_oneof![Just(0x0800_u16), Just(0x86dd), Just(0x8100)],
+        is_ipv4: bool,
+        ecn in 0..4_u8,
+        ether_type in prop_oneof![Just(0x0800_u16), Just(0x86dd), Just(0x8100)],
         mut frame in prop::collection::vec(any::<u8>(), 14..80),
     ) {
         frame[12..14].copy_from_slice(&ether_type.to_be_bytes());
