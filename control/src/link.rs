@@ -54,9 +54,19 @@ pub struct End<'a> {
     pub mac: Option<MacAddress>,
     /// The namespace it is made in, as an open descriptor; ours if there is none.
     pub netns_fd: Option<i32>,
-    /// Whether the kernel's own stack uses this end. If not, it is kept from speaking on it: no
-    /// ARP, no IPv6 link-local address.
-    pub is_used_by_kernel: bool,
+    /// What the kernel's own stack does with this end.
+    pub stack: Stack,
+}
+
+/// What the kernel's own stack does with one end of a pair.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stack {
+    /// All that it does with any interface.
+    Full,
+    /// It sends and receives, but has no IPv6 link-local address there to announce.
+    NoLinkLocal,
+    /// Nothing: frames pass below it. It is kept from speaking, also with ARP.
+    Silent,
 }
 
 impl NetlinkError {
@@ -124,7 +134,7 @@ fn describe<T>(
     builder
 }
 
-/// Switches an interface on, tagged as ours; an end that the kernel does not use is silenced first.
+/// Switches an interface on, tagged as ours; the kernel's stack is told first what to do with it.
 ///
 /// # Errors
 ///
@@ -132,15 +142,38 @@ fn describe<T>(
 pub async fn bring_up(handle: &Handle, end: &End<'_>, alias: &str) -> Result<(), NetlinkError> {
     let failed = |error| NetlinkError::new(format!("switch on {}", end.name), &error);
     let mut message = LinkUnspec::new_with_name(end.name).alias(alias);
-    if !end.is_used_by_kernel {
-        let silent = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-        message = message.arp(false).append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![
-            AfSpecUnspec::Inet6(vec![silent]),
-        ]));
+    if end.stack != Stack::Full {
+        let no_link_local = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        message =
+            message.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
+                vec![no_link_local],
+            )]));
+    }
+    if end.stack == Stack::Silent {
+        message = message.arp(false);
     }
     handle.link().set(message.build()).execute().await.map_err(failed)?;
     let up = LinkUnspec::new_with_name(end.name).up().build();
     handle.link().set(up).execute().await.map_err(failed)
+}
+
+/// Changes an interface's MAC address and MTU.
+///
+/// # Errors
+///
+/// Fails if there is no such interface or the kernel refuses.
+pub async fn reshape(
+    handle: &Handle,
+    name: &str,
+    mac: Option<MacAddress>,
+    mtu_bytes: u32,
+) -> Result<(), NetlinkError> {
+    let mut message = LinkUnspec::new_with_name(name).mtu(mtu_bytes);
+    if let Some(mac) = mac {
+        message = message.address(mac.octets().to_vec());
+    }
+    let result = handle.link().set(message.build()).execute().await;
+    result.map_err(|error| NetlinkError::new(format!("change MAC and MTU of {name}"), &error))
 }
 
 /// Removes an interface and, with it, its other end. Nothing happens if there is none.

@@ -118,7 +118,14 @@ pub enum ManifestError {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    files: BTreeMap<PathBuf, Vec<Sourced>>,
+    files: BTreeMap<PathBuf, Good>,
+}
+
+/// The last good state of a file.
+#[derive(Debug, Default)]
+struct Good {
+    text: String,
+    objects: Vec<Sourced>,
 }
 
 impl Folder {
@@ -146,25 +153,41 @@ impl Folder {
         let mut problems = Vec::new();
         let mut before = std::mem::take(&mut self.files);
         for path in paths {
-            let read = read(&path).and_then(|text| parse_file(&path, &text));
-            let objects = match read {
-                Ok(parsed) => {
+            let read = read(&path).and_then(|text| Ok((parse_file(&path, &text)?, text)));
+            let good = match read {
+                Ok((parsed, text)) => {
                     problems.extend(parsed.left_out);
-                    parsed.objects
+                    Good { text, objects: parsed.objects }
                 }
                 Err(error) => {
                     problems.push(error);
                     before.remove(&path).unwrap_or_default()
                 }
             };
-            self.files.insert(path, objects);
+            self.files.insert(path, good);
         }
         problems
     }
 
     /// All objects in force, in the order of file and line.
     pub fn objects(&self) -> impl Iterator<Item = &Sourced> {
-        self.files.values().flatten()
+        self.files.values().flat_map(|good| &good.objects)
+    }
+
+    /// The text of each file's last good state.
+    pub fn texts(&self) -> impl Iterator<Item = (&Path, &str)> {
+        let good = self.files.iter().filter(|(_, good)| !good.text.is_empty());
+        good.map(|(path, good)| (path.as_path(), good.text.as_str()))
+    }
+
+    /// Makes `text` the last good state of a file of the folder, as if it had been read. Text that
+    /// cannot be read is left out.
+    pub fn seed(&mut self, file_name: &Path, text: &str) {
+        let path = self.path.join(file_name);
+        if let Ok(parsed) = parse_file(&path, text) {
+            let good = Good { text: text.to_owned(), objects: parsed.objects };
+            self.files.insert(path, good);
+        }
     }
 
     /// The cluster that the objects in force describe, and which of them are refused.

@@ -6,7 +6,10 @@
 use std::{
     fs::File,
     io,
-    os::{fd::AsFd, unix::fs::MetadataExt},
+    os::{
+        fd::{AsFd, AsRawFd, RawFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
     thread,
 };
@@ -77,6 +80,12 @@ impl NetworkNamespace {
         let own = File::open("/proc/self/ns/net").and_then(|own| identity(&own));
         let same = own.and_then(|own| Ok(own == identity(&self.file)?));
         same.map_err(|source| NetnsError::Work { path: self.path.clone(), source })
+    }
+
+    /// The descriptor, for asking the kernel to make something within.
+    #[must_use]
+    pub fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     /// Does `work` within the namespace, with a netlink connection there.

@@ -72,6 +72,9 @@ pub enum StoreError {
     #[error("cannot read or write the database: is there room on its disk?")]
     Database(#[source] Box<redb::Error>),
 
+    #[error("control is stopping")]
+    Interrupted,
+
     #[error("the record of attachment {key} cannot be read: remove it with its pod's DEL")]
     Record {
         key: String,

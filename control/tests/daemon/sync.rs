@@ -1,15 +1,11 @@
 //! Control's side of the engine's protocol, against the fixture of the far side.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says where")]
 
 use std::time::Duration;
 
 use control::sync::{EngineLink, WaitError};
 use control_api::engine::{Object, PortError, Vrf, object::Kind};
 
-#[path = "support/engine.rs"]
-mod engine;
-
-use engine::FixtureEngine;
+use crate::engine::FixtureEngine;
 
 const LIMIT: Duration = Duration::from_mins(1);
 

@@ -1,0 +1,245 @@
+//! How an attachment comes to be, and how it goes: the steps of ADD and DEL, in an order that a
+//! crash between any two of them leaves nothing that the next start does not find.
+//!
+//! ```text
+//! ADD: record + address → (IPAM plugin) → pair → up → pod's end → engine's port → acknowledged → ready
+//! DEL: marked → engine's port closed → pair removed → (IPAM plugin) → record + address forgotten
+//! ```
+
+use std::{net::IpAddr, path::Path, time::Duration};
+
+use crate::{
+    attachment::{Attachment, AttachmentKey, Phase},
+    cluster::Node,
+    cni::{
+        CniError,
+        delegate::{Call, DelegateError},
+    },
+    compile::gateways,
+    daemon::Daemon,
+    fault,
+    link::{self, End, Stack},
+    mac::MacAddress,
+    netns::{NetnsError, NetworkNamespace},
+    pod_network::PodNetwork,
+    store::{BeginError, StoreError},
+};
+
+/// How long ADD waits for the engine. Runtimes wait minutes; a machine may stall for seconds.
+pub const ENGINE_WAIT: Duration = Duration::from_secs(20);
+
+/// How long ADD waits for a connection to the engine: longer than a restart of it takes.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+
+/// How long DEL waits for the engine to let go before it goes on without.
+const CLOSE_WAIT: Duration = Duration::from_secs(10);
+
+/// An attachment that is asked for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// As it will be recorded; its addresses are still to be chosen.
+    pub attachment: Attachment,
+    /// The addresses that the runtime asks for.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Daemon {
+    /// Makes an attachment, up to the engine's acknowledgement. Undoes all if a step fails.
+    ///
+    /// The caller holds the attachment's lock.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it exists, no address is left, the kernel or the engine refuses, or the engine is
+    /// away.
+    pub(crate) async fn attach(&self, wanted: Wanted) -> Result<Attachment, CniError> {
+        let netns = NetworkNamespace::open(Path::new(&wanted.attachment.netns))?;
+        if netns.is_our_own()? {
+            let reason = "it is the node's own namespace, which needs no attachment".to_owned();
+            return Err(CniError::Environment { variable: "CNI_NETNS", reason });
+        }
+        let node = self.desired.this_node()?;
+        self.desired.engine().wait_connected(CONNECT_WAIT).await?;
+        let attachment = self.begin(wanted).await?;
+        fault::place("add-recorded");
+        let key = attachment.key.clone();
+        match self.build(attachment, &netns, &node).await {
+            Ok(attachment) => Ok(attachment),
+            Err(error) => {
+                tracing::warn!(%key, %error, "undoing the attachment");
+                if let Err(undo) = self.detach(&key).await {
+                    tracing::error!(%key, error = %undo, "not undone; the next start tries again");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Records the attachment. What is left of an unfinished one in its way is removed first.
+    async fn begin(&self, wanted: Wanted) -> Result<Attachment, CniError> {
+        let plan = self.address_plan();
+        // Twice at most: the second time, what was in the way is gone.
+        for _ in 0..2 {
+            let (wanted, plan) = (wanted.clone(), plan.clone());
+            let begun = self
+                .with_store(move |store| store.begin(wanted.attachment, &wanted.addresses, &plan))
+                .await;
+            let in_the_way = match begun {
+                Ok(attachment) => return Ok(attachment),
+                Err(BeginError::Exists(key)) if self.is_unfinished(&key).await? => key,
+                Err(BeginError::PortHeld { holder, .. }) if self.is_dead(&holder).await? => {
+                    let _lock = self.locks.lock(&holder).await;
+                    self.detach(&holder).await?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            self.detach(&in_the_way).await?;
+        }
+        Err(BeginError::Exists(wanted.attachment.key).into())
+    }
+
+    async fn record(&self, key: &AttachmentKey) -> Result<Option<Attachment>, StoreError> {
+        let key = key.clone();
+        self.with_store(move |store| Ok(store.attachments()?.remove(&key))).await
+    }
+
+    async fn is_unfinished(&self, key: &AttachmentKey) -> Result<bool, StoreError> {
+        Ok(self.record(key).await?.is_some_and(|found| found.phase != Phase::Ready))
+    }
+
+    /// Whether the container of an attachment has ended without a DEL.
+    async fn is_dead(&self, key: &AttachmentKey) -> Result<bool, CniError> {
+        let Some(found) = self.record(key).await? else { return Ok(false) };
+        let netns = NetworkNamespace::open(Path::new(&found.netns));
+        let is_gone = matches!(netns, Err(NetnsError::Gone { .. }));
+        let link = link::find(&self.netlink, &found.host_interface).await?;
+        Ok(is_gone && (link.is_none() || found.phase == Phase::Ready))
+    }
+
+    async fn build(
+        &self,
+        mut attachment: Attachment,
+        netns: &NetworkNamespace,
+        node: &Node,
+    ) -> Result<Attachment, CniError> {
+        if attachment.delegate.is_some() {
+            attachment = self.ask_delegate(attachment).await?;
+        }
+        fault::place("add-given");
+        self.make_interfaces(&attachment, netns).await?;
+        let pod = pod_network(&attachment, node);
+        netns.run(async move |handle| pod.configure(&handle).await).await??;
+        fault::place("add-configured");
+        let revision = self.desired.open(&attachment)?;
+        fault::place("add-published");
+        self.desired.engine().wait(revision, ENGINE_WAIT).await?;
+        let port = attachment.port();
+        if let Some(message) = self.desired.engine().state().port_errors.get(&port) {
+            return Err(CniError::Port { port, message: message.clone() });
+        }
+        fault::place("add-acknowledged");
+        attachment.phase = Phase::Ready;
+        let key = attachment.key.clone();
+        self.with_store(move |store| store.set_phase(&key, Phase::Ready)).await?;
+        fault::place("add-ready");
+        Ok(attachment)
+    }
+
+    /// Asks the IPAM plugin and records what it gives.
+    async fn ask_delegate(&self, mut attachment: Attachment) -> Result<Attachment, CniError> {
+        if let Some(delegate) = &attachment.delegate {
+            let call = Call { delegate, key: Some(&attachment.key), netns: &attachment.netns };
+            attachment.addresses = call.add().await?;
+        }
+        let derived = MacAddress::from_preferred(&attachment.addresses);
+        attachment.mac = attachment.mac.or(derived);
+        let given = attachment.clone();
+        self.with_store(move |store| store.give(&given)).await?;
+        Ok(attachment)
+    }
+
+    async fn make_interfaces(
+        &self,
+        attachment: &Attachment,
+        netns: &NetworkNamespace,
+    ) -> Result<(), CniError> {
+        let host = End {
+            name: &attachment.host_interface,
+            mac: None,
+            netns_fd: None,
+            stack: Stack::Silent,
+        };
+        let pod = End {
+            name: &attachment.key.ifname,
+            mac: attachment.mac,
+            netns_fd: Some(netns.as_raw_fd()),
+            stack: Stack::Full,
+        };
+        let queues = self.config.pod_queues;
+        let made = link::make_pair(&self.netlink, [&host, &pod], attachment.mtu_bytes, queues);
+        made.await.map_err(|error| {
+            if error.is_exists() {
+                CniError::InterfaceExists { ifname: attachment.key.ifname.clone() }
+            } else {
+                error.into()
+            }
+        })?;
+        fault::place("add-paired");
+        let alias = attachment.alias(self.config.node_name.as_str());
+        link::bring_up(&self.netlink, &host, &alias).await?;
+        fault::place("add-up");
+        Ok(())
+    }
+
+    /// Removes an attachment with everything that belongs to it. Nothing happens if there is none.
+    ///
+    /// The caller holds the attachment's lock.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the kernel, the database or the IPAM plugin does; the record stays then, and with
+    /// it the wish to remove it.
+    pub(crate) async fn detach(&self, key: &AttachmentKey) -> Result<(), CniError> {
+        let Some(attachment) = self.record(key).await? else { return Ok(()) };
+        let owned = key.clone();
+        self.with_store(move |store| store.set_phase(&owned, Phase::Deleting)).await?;
+        fault::place("del-marked");
+        if let Some(revision) = self.desired.close(key) {
+            let engine = self.desired.engine();
+            // An engine that is away is told by the next full sync: the pod need not wait for it.
+            if engine.state().engine.is_some()
+                && let Err(error) = engine.wait(revision, CLOSE_WAIT).await
+            {
+                tracing::warn!(%key, %error, "the engine has not let go of the port yet");
+            }
+        }
+        fault::place("del-closed");
+        link::remove(&self.netlink, &attachment.host_interface).await?;
+        fault::place("del-removed");
+        if let Some(delegate) = &attachment.delegate {
+            let call = Call { delegate, key: Some(key), netns: &attachment.netns };
+            match call.run("DEL").await {
+                // A plugin that is not there cannot give back anything, now or later.
+                Err(error @ DelegateError::NotFound { .. }) => tracing::warn!(%key, %error),
+                result => drop(result?),
+            }
+        }
+        let owned = key.clone();
+        self.with_store(move |store| store.remove(&owned)).await?;
+        fault::place("del-forgotten");
+        tracing::info!(%key, port = attachment.port(), "detached");
+        Ok(())
+    }
+}
+
+/// What the pod's end of an attachment is to look like.
+pub(crate) fn pod_network(attachment: &Attachment, node: &Node) -> PodNetwork {
+    let mac = attachment.mac.or_else(|| MacAddress::from_preferred(&attachment.addresses));
+    PodNetwork {
+        ifname: attachment.key.ifname.clone(),
+        mac: mac.unwrap_or(MacAddress::from_octets([0; 6])),
+        addresses: attachment.addresses.clone(),
+        gateways: gateways(node),
+    }
+}

@@ -1,0 +1,273 @@
+//! What each verb does.
+
+use std::{path::Path, sync::Arc};
+
+use control_api::{
+    connect::connect_engine,
+    engine::ListPortsRequest,
+    node::{CniRequest, CniResponse},
+};
+
+use super::{
+    CniError,
+    delegate::Call,
+    network_config::{CniVersion, NetworkConfig},
+    request::Target,
+    response,
+    result::{Made, addresses},
+};
+use crate::{
+    attach::{Wanted, pod_network},
+    attachment::{Attachment, Delegate, Phase},
+    compile::gateways,
+    daemon::Daemon,
+    ipam::AllocateError,
+    link,
+    netns::NetworkNamespace,
+    store::Store,
+};
+
+impl Daemon {
+    /// Does what the plugin passes on.
+    ///
+    /// The work goes on to its end, or to the end of its undoing, even if the plugin is killed
+    /// while it waits.
+    pub async fn cni(self: Arc<Self>, request: CniRequest) -> CniResponse {
+        let verb = request.command.clone();
+        let started = std::time::Instant::now();
+        let daemon = Arc::clone(&self);
+        let work = tokio::spawn(async move { daemon.dispatch(&request).await });
+        let outcome = work
+            .await
+            .unwrap_or_else(|_| Err(CniError::NotAvailable("control is stopping".to_owned())));
+        self.metrics.count_verb(&verb, outcome.is_ok());
+        match &outcome {
+            Ok(_) => tracing::info!(verb, elapsed = ?started.elapsed(), "done"),
+            Err(error) => {
+                let (code, causes) = (error.code(), error.to_message().details);
+                tracing::warn!(verb, code, %error, causes, elapsed = ?started.elapsed(), "failed");
+            }
+        }
+        response(outcome)
+    }
+
+    async fn dispatch(&self, request: &CniRequest) -> Result<Vec<u8>, CniError> {
+        let config = NetworkConfig::parse(&request.config)?;
+        let needs = |verb, needed: CniVersion| {
+            if config.version >= needed {
+                return Ok(());
+            }
+            let found = config.version.as_str().to_owned();
+            Err(CniError::TooOld { verb, needed: needed.as_str(), found })
+        };
+        match request.command.as_str() {
+            "ADD" => self.add(request, &config).await,
+            "DEL" => self.del(request, &config).await.map(|()| Vec::new()),
+            "CHECK" => {
+                needs("CHECK", CniVersion::V0_4_0)?;
+                self.check(request, &config).await.map(|()| Vec::new())
+            }
+            "STATUS" => {
+                needs("STATUS", CniVersion::V1_1_0)?;
+                self.status(request, &config).await.map(|()| Vec::new())
+            }
+            "GC" => {
+                needs("GC", CniVersion::V1_1_0)?;
+                self.collect(request, &config).await.map(|()| Vec::new())
+            }
+            other => Err(CniError::Environment {
+                variable: "CNI_COMMAND",
+                reason: format!("`{other}` is none of ADD, DEL, CHECK, STATUS, VERSION, GC"),
+            }),
+        }
+    }
+
+    async fn add(&self, request: &CniRequest, config: &NetworkConfig) -> Result<Vec<u8>, CniError> {
+        let target = Target::parse(request)?;
+        let node = self.desired.this_node()?;
+        let delegate = Delegate::from_config(config, &request.path, &request.args);
+        let requested = if config.addresses.is_empty() {
+            target.args.addresses.clone()
+        } else {
+            config.addresses.clone()
+        };
+        if delegate.is_some() && !requested.is_empty() {
+            return Err(CniError::Config {
+                field: "runtimeConfig.ips",
+                reason: "addresses cannot be asked for while ipam.type names a plugin: leave the \
+                         capability to it"
+                    .to_owned(),
+            });
+        }
+        let attachment = Attachment {
+            key: target.key.clone(),
+            phase: Phase::Adding,
+            network: config.name.clone(),
+            netns: request.netns.clone(),
+            pod: target.pod(),
+            addresses: Vec::new(),
+            mac: config.mac.or(target.args.mac),
+            mtu_bytes: self.pod_mtu_bytes(&node),
+            host_interface: target.key.host_interface(),
+            delegate,
+        };
+        let _lock = self.locks.lock(&target.key).await;
+        let attachment = self.attach(Wanted { attachment, addresses: requested }).await?;
+        let host = link::find(&self.netlink, &attachment.host_interface).await;
+        let host_mac = host.ok().flatten().and_then(|link| link.mac);
+        let made = Made { attachment: &attachment, host_mac, gateways: &gateways(&node) };
+        let rendered = made.render(config);
+        if rendered.is_err() {
+            // The runtime is told that it failed: then nothing may stay.
+            self.detach(&target.key).await?;
+        }
+        rendered
+    }
+
+    async fn del(&self, request: &CniRequest, config: &NetworkConfig) -> Result<(), CniError> {
+        let target = Target::parse(request)?;
+        let _lock = self.locks.lock(&target.key).await;
+        let is_recorded = self.find(&target).await?.is_some();
+        self.detach(&target.key).await?;
+        // Without a record, the IPAM plugin may still know it: from before our database was lost.
+        let delegate = Delegate::from_config(config, &request.path, &request.args);
+        if let Some(delegate) = delegate.filter(|_| !is_recorded) {
+            let call = Call { delegate: &delegate, key: Some(&target.key), netns: &request.netns };
+            call.run("DEL").await?;
+        }
+        Ok(())
+    }
+
+    async fn check(&self, request: &CniRequest, config: &NetworkConfig) -> Result<(), CniError> {
+        let target = Target::parse(request)?;
+        let previous = config.previous.as_ref().ok_or_else(|| CniError::Config {
+            field: "prevResult",
+            reason: "missing: CHECK compares with the result of ADD".to_owned(),
+        })?;
+        let unknown = || CniError::UnknownContainer {
+            container_id: target.key.container_id.clone(),
+            ifname: target.key.ifname.clone(),
+        };
+        let _lock = self.locks.lock(&target.key).await;
+        let attachment = self.find(&target).await?.ok_or_else(unknown)?;
+        if attachment.phase != Phase::Ready {
+            return Err(unknown());
+        }
+        let said = addresses(previous);
+        if let Some(address) = attachment.addresses.iter().find(|ip| !said.contains(ip)) {
+            let reason = format!("it lacks {address}, which the container has");
+            return Err(CniError::Config { field: "prevResult", reason });
+        }
+        let interface = &attachment.host_interface;
+        let host = link::find(&self.netlink, interface).await?;
+        if !host.is_some_and(|link| link.is_up) {
+            return Err(CniError::NoHostInterface { interface: interface.clone() });
+        }
+        let pod = pod_network(&attachment, &self.desired.this_node()?);
+        let netns = NetworkNamespace::open(Path::new(&request.netns))?;
+        netns.run(async move |handle| pod.check(&handle).await).await??;
+        if let Some(delegate) = &attachment.delegate {
+            let delegate = Delegate { config: config.text.clone(), ..delegate.clone() };
+            let call = Call { delegate: &delegate, key: Some(&target.key), netns: &request.netns };
+            call.run("CHECK").await?;
+        }
+        self.check_port(&attachment.port()).await
+    }
+
+    /// Whether the engine has the port, and has it open.
+    async fn check_port(&self, port: &str) -> Result<(), CniError> {
+        let unreachable = |reason: String| CniError::NotAvailableAndCutOff(reason);
+        let mut engine = connect_engine(self.engine_socket())
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
+        let answer = engine.list_ports(ListPortsRequest {}).await;
+        let mut ports =
+            answer.map_err(|status| unreachable(status.message().to_owned()))?.into_inner();
+        while let Some(status) =
+            ports.message().await.map_err(|status| unreachable(status.message().to_owned()))?
+        {
+            if status.name == port {
+                return match status.state.as_str() {
+                    "up" => Ok(()),
+                    _ => Err(CniError::Port { port: status.name, message: status.detail }),
+                };
+            }
+        }
+        Err(CniError::NoPort { port: port.to_owned() })
+    }
+
+    async fn status(&self, request: &CniRequest, config: &NetworkConfig) -> Result<(), CniError> {
+        let not_available =
+            |error: &dyn std::fmt::Display| CniError::NotAvailable(error.to_string());
+        self.desired.this_node().map_err(|error| not_available(&error))?;
+        let state = self.desired.engine().state();
+        if state.engine.is_none() {
+            let reason = state.trouble.map_or_else(
+                || "the engine is not connected".to_owned(),
+                |trouble| trouble.to_string(),
+            );
+            return Err(CniError::NotAvailableAndCutOff(reason));
+        }
+        if let Some(trouble) = state.trouble {
+            return Err(not_available(&trouble));
+        }
+        match Delegate::from_config(config, &request.path, &request.args) {
+            Some(delegate) => self.ask_status(&delegate).await,
+            None => self.check_addresses().await,
+        }
+    }
+
+    /// The IPAM plugin's own STATUS, if it has one.
+    async fn ask_status(&self, delegate: &Delegate) -> Result<(), CniError> {
+        match (Call { delegate, key: None, netns: "" }).run("STATUS").await {
+            Err(error) if !error.is_unknown_verb() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn check_addresses(&self) -> Result<(), CniError> {
+        let plan = self.address_plan();
+        if plan.ranges.is_empty() {
+            let error = AllocateError::NoRange;
+            return Err(CniError::NotAvailable(error.to_string()));
+        }
+        for usage in self.usage().await? {
+            if usage.used >= usage.capacity {
+                let (range, capacity) = (usage.range, usage.capacity);
+                let error = AllocateError::Exhausted { range, capacity };
+                return Err(CniError::NotAvailable(error.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn collect(&self, request: &CniRequest, config: &NetworkConfig) -> Result<(), CniError> {
+        let valid = config.valid.as_ref().ok_or_else(|| CniError::Config {
+            field: "cni.dev/valid-attachments",
+            reason: "missing: without it, GC would remove every attachment".to_owned(),
+        })?;
+        let mut failures = Vec::new();
+        for attachment in self.with_store(Store::attachments).await?.into_values() {
+            if attachment.network != config.name || valid.contains(&attachment.key) {
+                continue;
+            }
+            let _lock = self.locks.lock(&attachment.key).await;
+            if let Err(error) = self.detach(&attachment.key).await {
+                failures.push(format!("{}: {error}", attachment.key));
+            }
+        }
+        if let Some(delegate) = Delegate::from_config(config, &request.path, &request.args) {
+            match (Call { delegate: &delegate, key: None, netns: "" }).run("GC").await {
+                Err(error) if !error.is_unknown_verb() => failures.push(error.to_string()),
+                _ => {}
+            }
+        }
+        if failures.is_empty() { Ok(()) } else { Err(CniError::Collect { failures }) }
+    }
+
+    async fn find(&self, target: &Target) -> Result<Option<Attachment>, CniError> {
+        let key = target.key.clone();
+        let mut records = self.with_store(Store::attachments).await?;
+        Ok(records.remove(&key))
+    }
+}

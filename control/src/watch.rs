@@ -1,0 +1,160 @@
+//! Follows the folder of manifests and puts what it says in force.
+//!
+//! Changes are announced by inotify and acted upon after a moment's rest, since an editor writes a
+//! file in several steps. Every few seconds the folder is read anyway: some file systems announce
+//! nothing, and a folder that did not exist cannot be watched.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::{sync::mpsc, time::timeout};
+
+use crate::{
+    compile::{CompileError, unreachable_peers},
+    daemon::{Daemon, Topic},
+    host_port,
+    last_good::LastGood,
+    manifests::{Folder, ManifestError},
+};
+
+/// How long a folder must be at rest before it is read.
+const REST: Duration = Duration::from_millis(100);
+
+/// How long a restless folder is waited for at most.
+const REST_MAX: Duration = Duration::from_secs(1);
+
+/// How often the folder is read without being told.
+const RESCAN: Duration = Duration::from_secs(5);
+
+/// How often leftovers are looked for.
+const SWEEP_EVERY_RESCANS: u32 = 6;
+
+/// The source of the cluster, and what was read from it.
+#[derive(Debug)]
+pub struct Source {
+    folder: Folder,
+    last_good: LastGood,
+    /// The objects of the last reading.
+    is_first: bool,
+}
+
+impl Source {
+    /// The folder that the configuration names, with what a predecessor read from it.
+    #[must_use]
+    pub fn new(manifests: &Path, state_dir: &Path) -> Self {
+        let last_good = LastGood::new(state_dir);
+        let mut folder = Folder::new(manifests);
+        last_good.restore(&mut folder);
+        Self { folder, last_good, is_first: true }
+    }
+}
+
+impl Daemon {
+    /// Reads the source and puts it in force, as far as it has changed.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the cluster has no usable Node object for this node: what was in force stays.
+    pub async fn reload(&self, source: &mut Source) -> Result<(), CompileError> {
+        let before: Vec<_> = source.folder.objects().cloned().collect();
+        let errors = tokio::task::block_in_place(|| source.folder.reload());
+        source.last_good.save(&source.folder);
+        let changed = source.is_first || !source.folder.objects().eq(&before);
+        let (cluster, refusals) = source.folder.cluster();
+        let is_in_sync =
+            errors.iter().all(|error| matches!(error, ManifestError::UnknownKind { .. }));
+        let mut problems: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        problems.extend(refusals.iter().map(ToString::to_string));
+        let unreachable = unreachable_peers(&cluster, &self.config.node_name);
+        problems.extend(unreachable.iter().map(ToString::to_string));
+        self.set_source_state(is_in_sync, problems);
+        source.is_first = false;
+        if changed || self.desired.trouble().is_some() {
+            let cluster = Arc::new(cluster);
+            tracing::info!(nodes = cluster.nodes.len(), pods = cluster.pods.len(), "new cluster");
+            let revision = self.desired.set_cluster(Arc::clone(&cluster))?;
+            tracing::debug!(?revision, "published");
+        }
+        self.sync_host_port().await;
+        Ok(())
+    }
+
+    /// Brings the node's own way to the pods in step with the cluster in force.
+    async fn sync_host_port(&self) {
+        let (Some(cluster), Ok(node)) = (self.desired.cluster(), self.desired.this_node()) else {
+            return;
+        };
+        let mtu_bytes = self.pod_mtu_bytes(&node);
+        let errors = host_port::sync(&self.netlink, &cluster, &node, mtu_bytes).await;
+        self.set_problems(Topic::HostPort, errors.iter().map(ToString::to_string).collect());
+    }
+
+    /// Follows the source for as long as the process lives.
+    pub async fn follow(&self, mut source: Source) {
+        let mut rescans = 0_u32;
+        let mut watch = Watch::start(source.folder.path());
+        loop {
+            let was_told = watch.changed().await;
+            if let Err(error) = self.reload(&mut source).await {
+                tracing::debug!(%error, "the last state stays in force");
+            }
+            if was_told {
+                continue;
+            }
+            if !watch.is_alive() {
+                watch = Watch::start(source.folder.path());
+            }
+            rescans = rescans.wrapping_add(1);
+            if rescans.is_multiple_of(SWEEP_EVERY_RESCANS)
+                && let Err(error) = self.sweep().await
+            {
+                tracing::warn!(%error, "cannot look for leftovers");
+            }
+        }
+    }
+}
+
+/// A folder being watched, as far as it can be.
+struct Watch {
+    events: mpsc::Receiver<()>,
+    watcher: Option<RecommendedWatcher>,
+}
+
+impl Watch {
+    fn start(path: &Path) -> Self {
+        // One event waiting says as much as many.
+        let (sender, events) = mpsc::channel(1);
+        let watcher = notify::recommended_watcher(move |_| {
+            let _ = sender.try_send(());
+        });
+        let watcher = watcher.and_then(|mut watcher| {
+            watcher.watch(path, RecursiveMode::NonRecursive)?;
+            Ok(watcher)
+        });
+        if let Err(error) = &watcher {
+            tracing::debug!(%error, "the folder cannot be watched; it is read now and then");
+        }
+        Self { events, watcher: watcher.ok() }
+    }
+
+    fn is_alive(&self) -> bool {
+        self.watcher.is_some()
+    }
+
+    /// Waits for a change and the rest after it, or until it is time to look anyway. Tells which.
+    async fn changed(&mut self) -> bool {
+        let told = async {
+            if self.events.recv().await.is_none() {
+                // No watcher: only time passes.
+                std::future::pending::<()>().await;
+            }
+        };
+        if timeout(RESCAN, told).await.is_err() {
+            return false;
+        }
+        let rest = async { while let Ok(Some(())) = timeout(REST, self.events.recv()).await {} };
+        // Restless or not, by then it is read.
+        let _ = timeout(REST_MAX, rest).await;
+        true
+    }
+}

@@ -1,0 +1,10 @@
+//! The control process as a whole: the engine's protocol against a fixture of its far side, and the
+//! daemon and the plugin as real processes in real network namespaces.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says where")]
+
+mod cni;
+mod engine;
+mod host;
+mod node;
+mod restart;
+mod sync;
