@@ -15,14 +15,16 @@ mod error;
 mod field;
 mod group;
 mod object;
-mod routes;
 mod slots;
 mod state;
 
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, mem, net::IpAddr, sync::Arc};
+use std::{collections::HashMap, mem, net::IpAddr, ops::ControlFlow, sync::Arc};
+
+use flowtable::ScopeVersions;
+use ipnet::IpNet;
 
 pub use batch::Batch;
 pub use error::{ApplyError, Problem};
@@ -30,7 +32,6 @@ pub use object::{
     NextHopObject, NodeObject, PORT_ADDRESSES_MAX, PortObject, ROUTE_NEXT_HOPS_MAX, Role, RouteKey,
     RouteObject, TunnelObject, VXLAN_UDP_PORT, VrfObject, VxlanObject,
 };
-pub use routes::Routes;
 
 use self::{
     compile::compile,
@@ -39,7 +40,7 @@ use self::{
 use crate::{
     next_hop::{Adjacency, NextHopIndex, PathMtus},
     port::PortRef,
-    scope::{RouteScope, Scopes},
+    scope::RouteScope,
     snapshot::Snapshot,
 };
 
@@ -173,7 +174,8 @@ impl Config {
     ///
     /// The scopes that changed are touched here, so before anybody can see the snapshot: a worker that has it finds
     /// the flows stale that it must judge again.
-    pub fn snapshot(&mut self, scopes: &Scopes) -> Snapshot {
+    #[expect(clippy::cast_possible_truncation, reason = "the flow table's versions wrap")]
+    pub fn snapshot(&mut self, scopes: &ScopeVersions) -> Snapshot {
         let inputs = compile::Inputs {
             state: &self.state,
             adjacencies: &self.adjacencies,
@@ -187,9 +189,12 @@ impl Config {
             compile::with_new_routes(&self.state, &self.last)
         };
         next.version = self.last.version + 1;
+        // The table's versions wrap, and compare so.
+        let version = next.version as u32;
         for scope in self.touched.drain(..) {
-            scopes.touch(scope, next.version);
+            scopes.touch(scope.id(), version);
         }
+        scopes.advance(version);
         self.is_changed = false;
         self.has_new_tables = false;
         drop(mem::replace(&mut self.last, next.clone()));
@@ -261,6 +266,33 @@ impl Config {
     #[must_use]
     pub fn route_count(&self) -> usize {
         self.state.vrfs.values().map(|vrf| vrf.fib.len()).sum()
+    }
+
+    /// Visits the routes of all VRFs, or of one, in order, until `visit` breaks.
+    pub fn for_each_route(
+        &self,
+        vrf: Option<u32>,
+        mut visit: impl FnMut(RouteObject, RouteOrigin) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        for (id, state) in &*self.state.vrfs {
+            if vrf.is_some_and(|vrf| vrf != *id) {
+                continue;
+            }
+            state.fib.for_each(|prefix, group| {
+                let (route, origin) = self.state.describe_route(*id, state.index, prefix, group);
+                visit(route, origin)
+            })?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The route that `address` takes.
+    #[must_use]
+    pub fn route_to(&self, vrf: u32, address: IpAddr) -> Option<(RouteObject, RouteOrigin)> {
+        let state = self.state.vrfs.get(&vrf)?;
+        let found = state.fib.lookup(address)?;
+        let prefix: IpNet = crate::fib::prefix_of(address, found.length);
+        Some(self.state.describe_route(vrf, state.index, prefix, found.group))
     }
 
     /// The name of the port or tunnel in a next-hop slot.

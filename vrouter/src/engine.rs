@@ -21,6 +21,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use flowtable::WorkerIndexError;
+
 use self::{
     opening::{OpenerThread, Outcome},
     ports::{PortTable, Retirement},
@@ -33,14 +35,14 @@ pub use self::{
 use crate::{
     clock::Clock,
     config::{self, Batch, Config, PortObject, Role},
+    flows::Flows,
     idle::IdleMode,
     memory::{CreateRegionError, Depot, Region, RegionConfig},
     next_hop::Adjacency,
     placement::WorkerPlace,
-    port::{Backend, PortOpener, PortRef, Steering},
+    port::{PortOpener, PortRef, Steering},
     publish::{Publisher, Subscriber},
     runtime::{Event, Runtime, RuntimeConfig, StopError, Stopped, WorkerLate},
-    scope::Scopes,
     snapshot::Snapshot,
     watchdog::Stall,
     worker::Process,
@@ -145,7 +147,7 @@ pub enum EngineEvent {
 pub struct Engine<P> {
     runtime: Runtime<P>,
     config: Config,
-    scopes: Arc<Scopes>,
+    flows: Arc<Flows>,
     publisher: Publisher<Snapshot>,
     published: Instant,
     ports: PortTable,
@@ -160,22 +162,22 @@ pub struct Engine<P> {
 impl<P: Process> Engine<P> {
     /// Starts workers without ports. `opener` makes what opens them; `pipeline` makes what each worker runs.
     ///
-    /// `scopes` are those that the pipelines' flows are judged by.
+    /// `flows` is what the pipelines share; changes of routes make flows in it stale.
     ///
     /// # Errors
     ///
     /// Fails if memory, threads or CPUs are missing.
     pub fn start(
         config: &EngineConfig,
-        scopes: Arc<Scopes>,
+        flows: Arc<Flows>,
         opener: impl FnOnce(&Arc<Depot>) -> Box<dyn PortOpener>,
-        mut pipeline: impl FnMut(u16, Subscriber<Snapshot>) -> P,
+        mut pipeline: impl FnMut(u16, Subscriber<Snapshot>) -> Result<P, WorkerIndexError>,
     ) -> Result<Self, StartError> {
         let depot = Depot::new(Arc::new(Region::create(&config.region)?));
         let opener =
             OpenerThread::start(opener(&depot), Arc::clone(&depot)).map_err(StartError::Opener)?;
         let mut desired = Config::new();
-        let publisher = Publisher::new(desired.snapshot(&scopes));
+        let publisher = Publisher::new(desired.snapshot(flows.scopes()));
         let runtime_config = RuntimeConfig { workers: config.workers.clone(), idle: config.idle };
         let runtime = Runtime::start(&runtime_config, &depot, Clock::start(), |worker| {
             pipeline(worker, publisher.subscribe())
@@ -185,7 +187,7 @@ impl<P: Process> Engine<P> {
             busy: BusyShares::new(config.workers.len(), now),
             runtime,
             config: desired,
-            scopes,
+            flows,
             publisher,
             published: now,
             ports: PortTable::default(),
@@ -258,25 +260,6 @@ impl<P: Process> Engine<P> {
     /// Tells how the underlay reaches a tunnel's remote end; in force with a later [`Self::tick`].
     pub fn set_adjacency(&mut self, address: IpAddr, adjacency: Adjacency) {
         self.config.set_adjacency(address, adjacency);
-    }
-
-    /// Tells that an interface of the engine's own namespace is gone. The rings of a port on it may say nothing any more; the
-    /// port is closed, and looked for again.
-    pub fn lose_interface(&mut self, interface: &str) {
-        let is_on_it = |object: &PortObject| match &object.backend {
-            Backend::AfXdp(backend) => {
-                backend.netns_path.is_none() && backend.interface == interface
-            }
-            Backend::Memory => false,
-        };
-        let attached: Vec<_> =
-            self.ports.attached_ports().into_iter().map(|(port, _)| port).collect();
-        let lost = self.config.ports().filter(|(_, object)| is_on_it(object));
-        let lost: Vec<_> = lost.map(|(port, _)| port).filter(|it| attached.contains(it)).collect();
-        for port in lost {
-            self.lose(port, format!("{interface} is gone; it is looked for again"));
-            self.runtime.detach(port);
-        }
     }
 
     /// The configuration in force: ports, routes, tunnels.
@@ -363,7 +346,7 @@ impl<P: Process> Engine<P> {
     }
 
     fn publish(&mut self, now: Instant) {
-        let snapshot = self.config.snapshot(&self.scopes);
+        let snapshot = self.config.snapshot(self.flows.scopes());
         self.publisher.publish(snapshot);
         self.published = now;
     }

@@ -22,6 +22,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use flowtable::WorkerIndexError;
+
 use self::quarantine::Quarantine;
 pub use self::wait::WorkerLate;
 use crate::{
@@ -65,6 +67,8 @@ pub struct RuntimeConfig {
 pub enum StartError {
     #[error("{count} workers are not possible: at least 1, at most {WORKERS_MAX}")]
     WorkerCount { count: usize },
+    #[error(transparent)]
+    Flows(#[from] WorkerIndexError),
     #[error("worker {worker} has no place to sleep; raise the limit of open files")]
     Descriptors {
         worker: usize,
@@ -141,7 +145,7 @@ impl<P: Process> Runtime<P> {
         config: &RuntimeConfig,
         depot: &Arc<Depot>,
         clock: Clock,
-        mut pipeline: impl FnMut(u16) -> P,
+        mut pipeline: impl FnMut(u16) -> Result<P, WorkerIndexError>,
     ) -> Result<Self, StartError> {
         let count = config.workers.len();
         if count == 0 || count > WORKERS_MAX {
@@ -163,7 +167,7 @@ impl<P: Process> Runtime<P> {
             let (sender, receiver) = command::channel(Arc::clone(bell));
             let stats = Arc::new(WorkerStats::new());
             let parts = WorkerParts {
-                pipeline: pipeline(index),
+                pipeline: pipeline(index)?,
                 pool: FramePool::new(Arc::clone(depot)),
                 handoffs,
                 commands: receiver,

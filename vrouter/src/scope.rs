@@ -1,23 +1,18 @@
 //! What flows depend on: the routes that their two directions take.
 //!
 //! A flow is stale once a scope that it was compiled under was touched since. A route's scope is found by hashing its VRF and
-//! prefix into a fixed number of scopes: two routes that share one make some flows stale for nothing, which costs them a
+//! prefix into as many as the flow table has: two routes that share one make some flows stale for nothing, which costs them a
 //! walk through the slow path and nothing else. Adding a longer prefix touches the scope of the route that covered it.
 
-use std::{
-    net::IpAddr,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::net::IpAddr;
 
+use flowtable::ScopeId;
 use ipnet::IpNet;
 
 use crate::{
     fib::{FibMatch, prefix_of},
     snapshot::VrfIndex,
 };
-
-/// Scopes in all: 512 KiB of versions, and one flow in 65,536 judged again for nothing when one route changes.
-pub const SCOPES_COUNT: usize = 1 << 16;
 
 /// A route that flows may depend on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,10 +30,10 @@ impl RouteScope {
         Self { vrf, prefix: prefix_of(address, found.length) }
     }
 
-    /// The scope's number, below [`SCOPES_COUNT`].
+    /// The scope that stands for the route.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the shift leaves 16 bits")]
-    pub fn index(&self) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "takes words, and 16 bits of them")]
+    pub fn id(&self) -> ScopeId {
         let (high, low) = match self.prefix.addr() {
             IpAddr::V4(address) => (u64::from(address.to_bits()), 4),
             IpAddr::V6(address) => {
@@ -51,26 +46,30 @@ impl RouteScope {
             // 2^64 over the golden ratio: each step carries low bits into high ones.
             (hash.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
         });
-        (hash >> 48) as u32
+        // Zero says "no scope".
+        ScopeId(((hash >> 48) as u16).max(1))
     }
 }
 
-/// The version in which each scope was touched last. The main thread writes, workers read.
-#[derive(Debug)]
-pub struct Scopes(Box<[AtomicU64]>);
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
 
-impl Default for Scopes {
-    fn default() -> Self {
-        Self((0..SCOPES_COUNT).map(|_| AtomicU64::new(0)).collect())
-    }
-}
+    use super::RouteScope;
+    use crate::snapshot::VrfIndex;
 
-impl Scopes {
-    /// Makes what depends on `scope` and is older than `version` stale.
-    pub fn touch(&self, scope: RouteScope, version: u64) {
-        if let Some(word) = self.0.get(scope.index() as usize) {
-            // Ordered before the snapshot of this version by its publication.
-            word.store(version, Ordering::Release);
+    #[test]
+    fn routes_spread_over_the_scopes() {
+        let mut scopes = HashSet::new();
+        for vrf in 0..4 {
+            for third in 0..=255_u8 {
+                let prefix = format!("10.244.{third}.0/24").parse().unwrap();
+                scopes.insert(RouteScope { vrf: VrfIndex(vrf), prefix }.id());
+                let prefix = format!("fd00:10:244:{third:x}::/64").parse().unwrap();
+                scopes.insert(RouteScope { vrf: VrfIndex(vrf), prefix }.id());
+            }
         }
+        // 2048 routes into 65,535 scopes: some 32 collide.
+        assert!(scopes.len() > 1960, "{}", scopes.len());
     }
 }

@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub vrfs: Arc<[Option<Vrf>]>,
     /// Which VRF a VNI's frames are routed in, by VNI.
     pub vnis: Arc<[(Vni, VrfIndex)]>,
+    /// The ways to other nodes: remote address, VNI and slot, in order.
+    pub tunnels: Arc<[(IpAddr, Vni, NextHopIndex)]>,
     /// Next-hop groups by [`GroupIndex`].
     pub groups: Arc<Vec<Arc<[NextHopIndex]>>>,
     /// Next hops by [`NextHopIndex`].
@@ -70,6 +72,14 @@ impl Snapshot {
     pub fn vrf_of_vni(&self, vni: Vni) -> Option<VrfIndex> {
         let position = self.vnis.binary_search_by_key(&vni, |(vni, _)| *vni).ok()?;
         self.vnis.get(position).map(|(_, vrf)| *vrf)
+    }
+
+    /// The slot of the tunnel to a remote address.
+    #[must_use]
+    pub fn tunnel_to(&self, remote: IpAddr, vni: Vni) -> Option<NextHopIndex> {
+        let key = (remote, vni);
+        let position = self.tunnels.binary_search_by_key(&key, |(ip, vni, _)| (*ip, *vni)).ok()?;
+        self.tunnels.get(position).map(|(_, _, index)| *index)
     }
 
     /// The member of a group that a flow takes: the same one as long as the group stays.

@@ -8,10 +8,10 @@
 use std::time::{Duration, Instant};
 
 use control_api::engine as api;
+use flowtable::ScopeVersions;
 use vrouter::{
     config::{Batch, Config},
     publish::Publisher,
-    scope::Scopes,
 };
 
 const ROUTES: u32 = 1_000_000;
@@ -41,7 +41,7 @@ fn apply(config: &mut Config, upserts: Vec<api::Object>) {
 
 #[test]
 fn one_more_route_among_a_million_is_published_in_ten_milliseconds() {
-    let scopes = Scopes::default();
+    let scopes = ScopeVersions::new(0);
     let mut config = Config::new();
     let vrf = api::Vrf { name: "default".into(), ..api::Vrf::default() };
     apply(&mut config, vec![api::Object { kind: Some(api::object::Kind::Vrf(vrf)) }]);

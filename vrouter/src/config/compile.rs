@@ -56,6 +56,7 @@ pub(super) fn compile(
         ports: port_table(inputs),
         vrfs: vrf_table(state),
         vnis: vni_table(state),
+        tunnels: tunnel_table(state),
         groups: Arc::clone(state.groups.members()),
         next_hops: next_hop_table(inputs, before),
         path_mtus: Arc::clone(path_mtus),
@@ -141,6 +142,15 @@ fn vni_table(state: &State) -> Arc<[(Vni, VrfIndex)]> {
         vrf.object.vnis.iter().filter_map(|vni| Some((Vni::new(*vni)?, vrf.index)))
     });
     let mut table: Vec<_> = of_vrf.collect();
+    table.sort_unstable();
+    table.into()
+}
+
+fn tunnel_table(state: &State) -> Arc<[(IpAddr, Vni, NextHopIndex)]> {
+    let tunnels = state.tunnels.values().filter_map(|tunnel| {
+        Some((tunnel.object.remote, Vni::new(tunnel.object.vni)?, tunnel.next_hop))
+    });
+    let mut table: Vec<_> = tunnels.collect();
     table.sort_unstable();
     table.into()
 }

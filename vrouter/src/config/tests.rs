@@ -2,12 +2,12 @@ use std::{net::IpAddr, ops::ControlFlow, sync::Arc};
 
 use control_api::engine as api;
 use encap::MacAddress;
+use flowtable::ScopeVersions;
 
 use super::{ApplyError, Batch, Config, NextHopObject, PortChanges, RouteObject, RouteOrigin};
 use crate::{
     fib::GroupIndex,
     next_hop::{Adjacency, NextHop},
-    scope::Scopes,
     snapshot::Snapshot,
 };
 
@@ -145,7 +145,7 @@ fn message(result: Result<PortChanges, ApplyError>) -> String {
 #[test]
 fn a_guest_is_reachable_through_routes_that_its_port_makes() {
     let mut config = configured();
-    let snapshot = config.snapshot(&Scopes::default());
+    let snapshot = config.snapshot(&ScopeVersions::new(0));
     assert_eq!(snapshot.version, 1);
     for address in ["10.244.1.2", "fd00:10:244:1::2"] {
         let NextHop::Port(hop) = hop_of(&snapshot, address) else { panic!("no port hop") };
@@ -159,7 +159,7 @@ fn a_guest_is_reachable_through_routes_that_its_port_makes() {
 #[test]
 fn a_tunnel_is_unresolved_until_its_adjacency_is_told() {
     let mut config = configured();
-    let scopes = Scopes::default();
+    let scopes = ScopeVersions::new(0);
     let NextHop::Tunnel(hop) = hop_of(&config.snapshot(&scopes), "10.244.2.9") else { panic!() };
     assert_eq!((hop.port, hop.mtu_bytes), (None, 1450));
     let (uplink, _) = config.port_by_name("uplink").unwrap();
@@ -184,7 +184,7 @@ fn a_tunnel_is_unresolved_until_its_adjacency_is_told() {
 #[test]
 fn a_batch_with_one_wrong_object_changes_nothing() {
     let mut config = configured();
-    let before = config.snapshot(&Scopes::default());
+    let before = config.snapshot(&ScopeVersions::new(0));
     let wrong = vec![
         guest("default/b", &["10.244.1.3"]).object(),
         route("10.0.0.0/8", &["node-b/ipv4", "node-c/ipv4"]).object(),
@@ -291,7 +291,7 @@ fn a_full_sync_removes_what_it_does_not_name() {
     assert_eq!(changes.closed.len(), 1);
     assert_eq!(&*changes.closed[0].1.name, "default/b");
     let mut routes = Vec::new();
-    let _ = config.routes().for_each(None, |RouteObject { key, next_hops }, origin| {
+    let _ = config.for_each_route(None, |RouteObject { key, next_hops }, origin| {
         routes.push((key.prefix.to_string(), next_hops[0].clone(), origin));
         ControlFlow::Continue(())
     });
@@ -324,14 +324,14 @@ fn an_address_may_move_between_ports_in_one_batch() {
     let moved = vec![guest("default/c", &["10.244.1.3"]).object()];
     let gone = vec![api::object_key::Kind::Port("default/a".into())];
     try_apply(&mut config, false, moved, gone).unwrap();
-    let (route, _) = config.routes().to(0, "10.244.1.3".parse().unwrap()).unwrap();
+    let (route, _) = config.route_to(0, "10.244.1.3".parse().unwrap()).unwrap();
     assert_eq!(*route.next_hops, [NextHopObject::Port("default/c".into())]);
 }
 
 #[test]
 fn a_port_with_another_backend_is_opened_anew_behind_the_same_next_hop() {
     let mut config = configured();
-    let before = config.snapshot(&Scopes::default());
+    let before = config.snapshot(&ScopeVersions::new(0));
     let (old, _) = config.port_by_name("default/a").unwrap();
     let af_xdp = api::AfXdpBackend { interface: "veth1".into(), ..api::AfXdpBackend::default() };
     let changes = upsert(
@@ -347,7 +347,7 @@ fn a_port_with_another_backend_is_opened_anew_behind_the_same_next_hop() {
     let (new, _) = config.port_by_name("default/a").unwrap();
     assert_ne!(old, new);
     assert_eq!((changes.closed[0].0, changes.opened[0].0), (old, new));
-    let after = config.snapshot(&Scopes::default());
+    let after = config.snapshot(&ScopeVersions::new(0));
     assert_eq!(group_of(&before, "10.244.1.2"), group_of(&after, "10.244.1.2"));
     assert!(after.port(old).is_none());
     let NextHop::Port(hop) = hop_of(&after, "10.244.1.2") else { panic!() };
@@ -357,7 +357,7 @@ fn a_port_with_another_backend_is_opened_anew_behind_the_same_next_hop() {
 #[test]
 fn a_change_of_routes_shares_the_other_tables() {
     let mut config = configured();
-    let scopes = Scopes::default();
+    let scopes = ScopeVersions::new(0);
     let before = config.snapshot(&scopes);
     upsert(&mut config, vec![route("10.244.7.0/24", &["node-b/ipv4"]).object()]);
     let after = config.snapshot(&scopes);
@@ -377,7 +377,7 @@ fn flows_of_a_group_spread_over_its_members() {
             route("0.0.0.0/0", &["node-b/ipv4", "node-c/ipv4"]).object(),
         ],
     );
-    let snapshot = config.snapshot(&Scopes::default());
+    let snapshot = config.snapshot(&ScopeVersions::new(0));
     let group = group_of(&snapshot, "203.0.113.1").unwrap();
     let low = snapshot.pick(group, 0).unwrap();
     let high = snapshot.pick(group, u64::MAX).unwrap();
@@ -388,7 +388,7 @@ fn flows_of_a_group_spread_over_its_members() {
 #[test]
 fn a_reused_slot_has_another_generation() {
     let mut config = configured();
-    let scopes = Scopes::default();
+    let scopes = ScopeVersions::new(0);
     let snapshot = config.snapshot(&scopes);
     let slot = snapshot.pick(group_of(&snapshot, "10.244.2.1").unwrap(), 0).unwrap();
     assert!(snapshot.next_hop(slot, 0).is_some());

@@ -11,8 +11,6 @@
 mod ethtool;
 mod interface;
 mod ledger;
-#[cfg(test)]
-mod loom_model;
 mod mapping;
 mod namespace;
 mod open;
@@ -20,8 +18,6 @@ mod pin;
 mod program;
 mod queue;
 mod ring;
-#[cfg(test)]
-mod ring_tests;
 mod socket;
 mod sync;
 

@@ -18,6 +18,7 @@ use vrouter::{
     config::Batch,
     drops::DropReason,
     engine::{Applied, ApplyError, Engine, EngineConfig, EngineEvent, PortView},
+    flows::Flows,
     idle::IdleMode,
     memory::{Depot, FramePool, RegionConfig},
     outbox::Outbox,
@@ -27,7 +28,6 @@ use vrouter::{
         memory::{MemoryOpener, MemoryPeer, MemoryPeers, MemoryPortConfig},
     },
     publish::Subscriber,
-    scope::Scopes,
     snapshot::Snapshot,
     stats::{EngineStats, WorkerStats},
     worker::Process,
@@ -141,8 +141,9 @@ impl Rig {
             peers = inner.peers();
             Box::new(OrderedOpener { inner, orders: orders.clone() })
         };
-        let pipeline = |_, snapshots| ToHost { snapshots, stall_ms: Arc::clone(&stall_ms) };
-        let engine = Engine::start(&config, Arc::new(Scopes::default()), opener, pipeline);
+        let pipeline = |_, snapshots| Ok(ToHost { snapshots, stall_ms: Arc::clone(&stall_ms) });
+        let flows = Arc::new(Flows::create(&small_flow_table()).unwrap());
+        let engine = Engine::start(&config, flows, opener, pipeline);
         Self { engine: engine.unwrap(), orders, stall_ms, peers, generation: 0 }
     }
 
@@ -285,4 +286,16 @@ fn port(
         backend: Some(backend),
         ..api::Port::default()
     }))
+}
+
+/// As little as there can be: nothing here opens flows.
+fn small_flow_table() -> flowtable::Config {
+    flowtable::Config {
+        ipv4_connections_max: 64,
+        ipv6_connections_max: 64,
+        fragments_max: 64,
+        hash_key: [1, 2],
+        memory: flowtable::Memory::Heap,
+        tracking: flowtable::Tracking::default(),
+    }
 }

@@ -108,7 +108,7 @@ impl Rig {
         });
         let config = RuntimeConfig { workers: vec![WorkerPlace::default(); workers], idle };
         let runtime =
-            Runtime::start(&config, &depot, Clock::start(), |_| Patched(Arc::clone(&patch)));
+            Runtime::start(&config, &depot, Clock::start(), |_| Ok(Patched(Arc::clone(&patch))));
         Self { runtime: runtime.unwrap(), patch, depot, generations: vec![0; PORTS_MAX] }
     }
 

@@ -1,0 +1,109 @@
+//! Bytes of a packet that may lie in several segments: sums and copies.
+
+use encap::checksum::Sum;
+
+use crate::{memory::Region, packet::Packet};
+
+/// The sum over `bytes` bytes of the packet from `start` on, as if they started at an even offset.
+#[must_use]
+pub(crate) fn sum(packet: &Packet, region: &Region, start: usize, bytes: usize) -> Sum {
+    let mut sum = Sum::ZERO;
+    visit(packet, region, start, bytes, |at, part| sum = sum.add_at(Sum::of(part), at));
+    sum
+}
+
+/// Copies bytes of the packet from `start` on into `out`, as many as both have; returns how many.
+pub(crate) fn copy(packet: &Packet, region: &Region, start: usize, out: &mut [u8]) -> usize {
+    let mut copied = 0;
+    visit(packet, region, start, out.len(), |at, part| {
+        if let Some(place) = out.get_mut(at..at + part.len()) {
+            place.copy_from_slice(part);
+            copied += part.len();
+        }
+    });
+    copied
+}
+
+/// Calls `see` with each part of the range and where the part starts in it.
+fn visit(
+    packet: &Packet,
+    region: &Region,
+    start: usize,
+    bytes: usize,
+    mut see: impl FnMut(usize, &[u8]),
+) {
+    // Bytes still to skip, and where we are in the range.
+    let (mut skip, mut at) = (start, 0);
+    packet.for_each_segment(region, |segment| {
+        let part = segment.get(skip.min(segment.len())..).unwrap_or(&[]);
+        skip = skip.saturating_sub(segment.len());
+        let part = part.get(..part.len().min(bytes - at)).unwrap_or(&[]);
+        if !part.is_empty() {
+            see(at, part);
+            at += part.len();
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use encap::checksum::Sum;
+    use proptest::{collection::vec, prelude::*};
+
+    use super::{copy, sum};
+    use crate::{
+        memory::{Depot, Frame, FramePool, NO_FRAME, Region, RegionConfig, SegmentLink},
+        packet::Packet,
+        port::PortRef,
+    };
+
+    fn chained(pool: &mut FramePool, segments: &[Vec<u8>]) -> Packet {
+        let mut next = None;
+        for (position, segment) in segments.iter().enumerate().rev() {
+            let (offset, len) = (7, u16::try_from(segment.len()).unwrap());
+            let mut frame = pool.allocate().unwrap();
+            pool.region().bytes_mut(&mut frame)[7..7 + segment.len()].copy_from_slice(segment);
+            if position == 0 {
+                let mut packet = Packet::new(frame, offset, len, PortRef::ENGINE);
+                if let Some((rest, bytes)) = next {
+                    packet.chain(rest, bytes);
+                }
+                return packet;
+            }
+            let (index, bytes) = match next {
+                Some((rest, bytes)) => (Frame::into_index(rest), bytes),
+                None => (NO_FRAME, 0),
+            };
+            pool.region().set_link(&mut frame, SegmentLink { next: index, offset, len });
+            next = Some((frame, bytes + u32::from(len)));
+        }
+        unreachable!("there is at least one segment")
+    }
+
+    proptest! {
+        #[test]
+        fn sums_and_copies_do_not_depend_on_the_segments(
+            segments in vec(vec(any::<u8>(), 0..40), 1..5),
+            start in 0_usize..60,
+            bytes in 0_usize..100,
+        ) {
+            let config = RegionConfig { frame_count: 64, huge_pages: false, ..Default::default() };
+            let region = Arc::new(Region::create(&config).unwrap());
+            let mut pool = FramePool::new(Depot::new(region));
+            let packet = chained(&mut pool, &segments);
+            let whole = segments.concat();
+            let from = start.min(whole.len());
+            let expected = &whole[from..(from + bytes).min(whole.len())];
+            prop_assert_eq!(
+                sum(&packet, pool.region(), start, bytes).checksum(),
+                Sum::of(expected).checksum()
+            );
+            let mut out = vec![0; bytes];
+            let copied = copy(&packet, pool.region(), start, &mut out);
+            prop_assert_eq!(&out[..copied], expected);
+            pool.free_packet(packet);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The flow table as the pipeline uses it: what a flow's action is, and what all workers share.
+
+use flowtable::{
+    Action, Config, CreateTableError, FlowHash, FlowKey, FlowTable, FlowWorker, Memory,
+    ScopeVersions, Tracking, WorkerIndexError,
+};
+
+use crate::{next_hop::NextHopIndex, port::PortRef, slow_path::Way};
+
+/// IPv4 and IPv6 connections each that a replay can hold; more are evicted as in the engine.
+const REPLAY_CONNECTIONS_MAX: u32 = 1 << 16;
+/// Fragmented datagrams that a replay can remember.
+const REPLAY_FRAGMENTS_MAX: u32 = 1 << 10;
+
+/// What to do with the packets of one direction of a connection: a compiled result, to be carried out per packet.
+///
+/// The way out is named by a slot: what is in the slot may change without making the flow stale.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct FlowAction {
+    next_hop: u32,
+    next_hop_generation: u16,
+    /// Bits: [`FlowAction::NO_ROUTE`].
+    flags: u16,
+    ingress_index: u16,
+    ingress_generation: u16,
+}
+
+impl Action for FlowAction {
+    const LAYOUT: u32 = 1;
+}
+
+impl FlowAction {
+    /// There was no way when the action was compiled: each packet asks again.
+    const NO_ROUTE: u16 = 1;
+
+    /// The action that sends packets along `way`. `ingress` is where the connection's first packet came in.
+    pub(crate) fn new(way: Option<&Way>, ingress: PortRef) -> Self {
+        Self {
+            next_hop: way.map_or(0, |way| way.next_hop.0),
+            next_hop_generation: way.map_or(0, |way| way.generation),
+            flags: if way.is_some() { 0 } else { Self::NO_ROUTE },
+            ingress_index: ingress.index,
+            ingress_generation: ingress.generation,
+        }
+    }
+
+    /// Where packets go: the slot, and the generation that it must have; `None` if there was no way.
+    #[must_use]
+    pub fn next_hop(&self) -> Option<(NextHopIndex, u16)> {
+        let has_route = self.flags & Self::NO_ROUTE == 0;
+        has_route.then_some((NextHopIndex(self.next_hop), self.next_hop_generation))
+    }
+
+    /// The port that the connection's first packet came in on.
+    #[must_use]
+    pub fn ingress(&self) -> PortRef {
+        PortRef { index: self.ingress_index, generation: self.ingress_generation }
+    }
+}
+
+/// What all workers share: the table, and when the scopes that flows depend on were touched last.
+#[derive(Debug)]
+pub struct Flows {
+    table: FlowTable<FlowAction>,
+    scopes: ScopeVersions,
+}
+
+impl Flows {
+    /// An empty table.
+    ///
+    /// # Errors
+    ///
+    /// As [`FlowTable::create`].
+    pub fn create(config: &Config) -> Result<Self, CreateTableError> {
+        Ok(Self { table: FlowTable::create(config)?, scopes: ScopeVersions::new(0) })
+    }
+
+    /// The table, for the operator's view and its counters.
+    #[must_use]
+    pub fn table(&self) -> &FlowTable<FlowAction> {
+        &self.table
+    }
+
+    /// When scopes were touched; [`crate::config::Config::snapshot`] touches them.
+    #[must_use]
+    pub fn scopes(&self) -> &ScopeVersions {
+        &self.scopes
+    }
+
+    pub(crate) fn hash(&self, key: &FlowKey) -> FlowHash {
+        self.table.hash(key)
+    }
+
+    /// Worker `index`'s access.
+    pub(crate) fn worker(&self, index: usize) -> Result<FlowWorker<FlowAction>, WorkerIndexError> {
+        self.table.worker(index)
+    }
+}
+
+/// The table of a replay: on the heap, and with a fixed secret, so that two runs are alike.
+pub(crate) fn replay_config() -> Config {
+    Config {
+        ipv4_connections_max: REPLAY_CONNECTIONS_MAX,
+        ipv6_connections_max: REPLAY_CONNECTIONS_MAX,
+        fragments_max: REPLAY_FRAGMENTS_MAX,
+        hash_key: [0x7265_706c_6179, 0x7672_6f75_7465],
+        memory: Memory::Heap,
+        tracking: Tracking::default(),
+    }
+}

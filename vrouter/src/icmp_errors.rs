@@ -1,0 +1,173 @@
+//! ICMP errors: those that the engine sends, and what becomes of those that it receives.
+//!
+//! Sent ones come from the VRF's gateway address, within the worker's rate limit; whether one may be sent at all is
+//! [`encap::icmp_error::ErrorReply`]'s judgement. The packet that is reported on is dropped with its reason either way.
+
+use std::net::IpAddr;
+
+use encap::{
+    ecn::TrafficClass,
+    ethernet::EthernetView,
+    icmp::IcmpView,
+    icmp_error::{ErrorCause, ErrorReply},
+    icmpv6::Icmpv6View,
+    quote::{QuotedFlow, QuotedView},
+    vxlan::{OVERHEAD_IPV4, OVERHEAD_IPV6},
+};
+
+use flowtable::{FlowKey, Lookup};
+
+use crate::{
+    drops::DropReason,
+    packet::Packet,
+    parse::{Headers, IP_OFFSET, key, outer::OuterTooBig},
+    pipeline::Pass,
+    rewrite::Outgoing,
+    snapshot::VrfIndex,
+    trace::Detail,
+};
+
+/// Below this, a word about the MTU is not believed: what every IPv4 host takes (RFC 791), as Linux has it (`min_pmtu`).
+const PATH_MTU_BYTES_MIN: u32 = 552;
+
+/// MTUs that links have, from the largest: what to try when a router does not tell (RFC 1191 section 7.1).
+const PLATEAUS: [u32; 7] = [65_535, 17_914, 8166, 4352, 2002, 1492, 1006];
+
+impl Pass<'_> {
+    /// TTL or hop limit ran out.
+    #[cold]
+    pub(crate) fn expire(&mut self, packet: Packet, headers: &Headers) {
+        self.send_error(&packet, headers, ErrorCause::HopLimitExceeded);
+        let detail = Detail::HopLimit { hop_limit: headers.hop_limit };
+        self.drop_packet(packet, DropReason::TtlExceeded, detail);
+    }
+
+    /// Tells the sender of `packet`, which is dropped by the caller, what happened to it.
+    #[cold]
+    pub(crate) fn send_error(&mut self, packet: &Packet, headers: &Headers, cause: ErrorCause) {
+        let frame = packet.data(self.pool.region());
+        let Ok((ethernet, _)) = EthernetView::parse(frame) else { return };
+        let destination = ethernet.destination();
+        let end = IP_OFFSET + headers.ip_bytes as usize;
+        let quoted = frame.get(IP_OFFSET..end.min(frame.len())).unwrap_or(&[]);
+        // The quote is copied out, since the packet's frame is borrowed from the pool that the answer's comes from.
+        let mut copy = [0; QUOTE_BYTES_MAX];
+        let Some(copy) = copy.get_mut(..quoted.len().min(QUOTE_BYTES_MAX)) else { return };
+        copy.copy_from_slice(quoted.get(..copy.len()).unwrap_or(&[]));
+        if let Ok(reply) = ErrorReply::new(copy, destination, cause) {
+            self.send_reply(&reply, headers.vrf);
+        }
+    }
+
+    /// An ICMP error belongs to the connection whose packet it quotes, and goes the way of the direction that leads to the
+    /// quoted packet's sender. It opens no connection.
+    #[cold]
+    pub(crate) fn follow_quoted_flow(&mut self, packet: Packet, headers: &Headers) {
+        let key = self.quoted_key(&packet, headers);
+        match key.map(|key| self.look_up_one(&key)) {
+            Some((hash, Lookup::Hit(flow))) => self.follow(packet, headers, hash, flow),
+            Some((hash, Lookup::Stale(flow))) => self.judge_again(packet, headers, hash, flow),
+            Some((_, Lookup::Miss)) | None => {
+                self.drop_packet(packet, DropReason::IcmpUnrelated, headers.flow_detail());
+            }
+        }
+    }
+
+    /// The key of the direction that the error goes: the quoted packet's, reversed.
+    fn quoted_key(&self, packet: &Packet, headers: &Headers) -> Option<FlowKey> {
+        let frame = packet.data(self.pool.region());
+        let message = frame.get(headers.transport_offset..)?;
+        let quoted = match headers.source {
+            IpAddr::V4(_) => {
+                let (icmp, body) = IcmpView::parse(message).ok()?;
+                QuotedView::parse_icmp(&icmp, body).ok()?
+            }
+            IpAddr::V6(_) => {
+                let (icmp, body) = Icmpv6View::parse(message).ok()?;
+                QuotedView::parse_icmpv6(&icmp, body).ok()?
+            }
+        };
+        // The error is for whoever sent the quoted packet (RFC 1122 section 3.2.2).
+        if quoted.source() != headers.destination {
+            return None;
+        }
+        let (source_port, destination_port) = match quoted.flow() {
+            QuotedFlow::Ports { source, destination } => (source, destination),
+            QuotedFlow::Echo { id, .. } => (id, id),
+            QuotedFlow::Unknown => (0, 0),
+        };
+        Some(key(
+            headers.vrf,
+            quoted.protocol(),
+            (quoted.destination(), destination_port),
+            (quoted.source(), source_port),
+        ))
+    }
+
+    fn send_reply(&mut self, reply: &ErrorReply<'_>, vrf: VrfIndex) {
+        let destination = reply.destination();
+        let gateway = self.snapshot.vrf(vrf).and_then(|vrf| match destination {
+            IpAddr::V4(_) => vrf.gateway_v4.map(IpAddr::V4),
+            IpAddr::V6(_) => vrf.gateway_v6.map(IpAddr::V6),
+        });
+        let Some(gateway) = gateway else { return };
+        // An error that nobody could be reached with costs no token.
+        if self.route(vrf, destination).is_none() || !self.own.icmp_errors.take(self.now) {
+            return;
+        }
+        let packet = self.generate(|frame| {
+            let packet = frame.get_mut(IP_OFFSET..).unwrap_or(&mut []);
+            reply.write(gateway, packet).map_or(0, |bytes| IP_OFFSET + bytes)
+        });
+        let outgoing = Outgoing {
+            is_ipv4: destination.is_ipv4(),
+            traffic_class: TrafficClass(0xc0),
+            is_whole_only: true,
+            flow_hash: 0,
+        };
+        if let Some(packet) = packet {
+            self.send_generated(packet, vrf, destination, &outgoing);
+        }
+    }
+
+    /// The underlay dropped an encapsulated packet as too big: the tunnel's MTU is lowered for a while, and the sender
+    /// of the inner packet is told, if enough of it is quoted.
+    #[cold]
+    pub(crate) fn lower_path_mtu(&mut self, packet: Packet, message: &OuterTooBig) {
+        let way = message.vni.and_then(|vni| self.snapshot.tunnel_to(message.remote, vni));
+        let Some(way) = way else {
+            return self.give_to_node(packet, DropReason::HostPortMissing, Detail::None);
+        };
+        let overhead = if message.remote.is_ipv4() { OVERHEAD_IPV4 } else { OVERHEAD_IPV6 };
+        let overhead = u32::try_from(overhead).unwrap_or(u32::MAX);
+        let outer_mtu = match message.mtu_bytes {
+            0 => PLATEAUS.into_iter().find(|mtu| *mtu < message.packet_bytes).unwrap_or(0),
+            mtu => mtu,
+        };
+        let mtu = outer_mtu.saturating_sub(overhead).max(PATH_MTU_BYTES_MIN);
+        let mtu_bytes = u16::try_from(mtu).unwrap_or(u16::MAX);
+        self.snapshot.path_mtus.lower(way, mtu_bytes, self.now);
+        let vrf = message.vni.and_then(|vni| self.snapshot.vrf_of_vni(vni));
+        if let Some(vrf) = vrf {
+            self.tell_inner_sender(&packet, message.inner_offset, vrf, mtu);
+        }
+        self.consume(packet);
+    }
+
+    /// `inner_offset` is where the quoted inner Ethernet frame starts.
+    fn tell_inner_sender(&mut self, packet: &Packet, inner_offset: usize, vrf: VrfIndex, mtu: u32) {
+        let frame = packet.data(self.pool.region());
+        let quoted = frame.get(inner_offset..).unwrap_or(&[]);
+        let Ok((ethernet, inner)) = EthernetView::parse(quoted) else { return };
+        let destination = ethernet.destination();
+        let mut copy = [0; QUOTE_BYTES_MAX];
+        let Some(copy) = copy.get_mut(..inner.len().min(QUOTE_BYTES_MAX)) else { return };
+        copy.copy_from_slice(inner.get(..copy.len()).unwrap_or(&[]));
+        if let Ok(reply) = ErrorReply::new(copy, destination, ErrorCause::TooBig { mtu }) {
+            self.send_reply(&reply, vrf);
+        }
+    }
+}
+
+/// As much as the longest error quotes (RFC 4443 section 2.4 (c)).
+const QUOTE_BYTES_MAX: usize = encap::icmp_error::IPV6_ERROR_BYTES_MAX;

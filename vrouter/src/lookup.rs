@@ -1,0 +1,122 @@
+//! Stage 3: the flows of a burst, and what they say about each packet.
+//!
+//! All keys are hashed and looked up at once. Then packets are acted upon in order, so that the first packet of a flow
+//! opens it for the ones behind it, and the first fragment of a datagram for the later ones.
+
+#![warn(clippy::indexing_slicing)]
+
+use flowtable::{ConfigView, Direction, FlowHash, FlowRef, Lookup, Verdict};
+
+use crate::{
+    burst::BURST_PACKETS_MAX,
+    drops::DropReason,
+    packet::Packet,
+    parse::{Headers, Message},
+    pipeline::{Pass, Scratch},
+    trace::Detail,
+};
+
+impl<'a> Pass<'a> {
+    /// Empties `scratch`.
+    pub(crate) fn look_up(&mut self, scratch: &mut Scratch) {
+        let Scratch { packets, headers, keys, hashes } = scratch;
+        for key in &*keys {
+            // One a key, so there is room.
+            hashes.push(self.flows.hash(key));
+        }
+        let mut found = [Lookup::Miss; BURST_PACKETS_MAX];
+        let config = self.config_view();
+        self.worker.lookup_burst(keys, hashes, config, &mut found);
+        let flows = headers.iter().zip(hashes.iter().zip(found));
+        for (packet, (headers, (hash, found))) in packets.drain(..).zip(flows) {
+            match found {
+                _ if headers.message == Message::LaterFragment => {
+                    self.follow_fragment(packet, headers);
+                }
+                Lookup::Hit(flow) => self.follow(packet, headers, *hash, flow),
+                Lookup::Stale(flow) => self.judge_again(packet, headers, *hash, flow),
+                Lookup::Miss => self.open(packet, headers, *hash),
+            }
+        }
+    }
+
+    /// What lookups are judged by: the snapshot's version, and the scopes that were touched.
+    #[expect(clippy::cast_possible_truncation, reason = "the table compares versions that wrap")]
+    pub(crate) fn config_view(&self) -> ConfigView<'a> {
+        ConfigView { version: self.snapshot.version as u32, scopes: self.flows.scopes() }
+    }
+
+    /// Records a packet of a known flow and sends it where the flow's action says.
+    pub(crate) fn follow(
+        &mut self,
+        packet: Packet,
+        headers: &Headers,
+        hash: FlowHash,
+        flow: FlowRef,
+    ) {
+        let now = self.now.ticks();
+        let Some(recorded) = self.worker.record(flow, &headers.facts(), now) else {
+            // It ended since the lookup, or is about to start over.
+            return self.reopen(packet, headers, hash);
+        };
+        if let Verdict::Invalid(reason) = recorded.verdict {
+            return self.drop_packet(packet, DropReason::FlowInvalid, Detail::Invalid { reason });
+        }
+        self.note_fragment(headers, flow);
+        let snapshot = self.snapshot;
+        let way = recorded.action.next_hop();
+        match way
+            .and_then(|(index, generation)| Some((index, snapshot.next_hop(index, generation)?)))
+        {
+            Some((index, hop)) => self.forward(packet, headers, index, hop, hash.0),
+            // There was no way, or its slot has another user: the action is of another configuration.
+            None => self.judge_again(packet, headers, hash, flow),
+        }
+    }
+
+    /// Later fragments of a datagram follow its first one's flow.
+    pub(crate) fn note_fragment(&mut self, headers: &Headers, flow: FlowRef) {
+        if let Some(fragment) = headers.fragment
+            && fragment.is_first()
+            && let Some(key) = headers.fragment_key()
+        {
+            // A table without room means that the later ones are unknown.
+            let _ = self.worker.fragment_insert(&key, flow, self.now.ticks());
+        }
+    }
+
+    /// A fragment without ports: its flow is that of the datagram's first fragment.
+    #[cold]
+    fn follow_fragment(&mut self, packet: Packet, headers: &Headers) {
+        let now = self.now.ticks();
+        let first = headers.fragment_key().and_then(|key| self.worker.fragment_lookup(&key, now));
+        let key = first.and_then(|flow| match flow.direction() {
+            Direction::Forward => self.worker.original_key(flow),
+            Direction::Reply => self.worker.reply_key(flow),
+        });
+        match key.map(|key| self.look_up_one(&key)) {
+            Some((hash, Lookup::Hit(flow))) => self.follow(packet, headers, hash, flow),
+            Some((hash, Lookup::Stale(flow))) => self.judge_again(packet, headers, hash, flow),
+            Some((_, Lookup::Miss)) | None => {
+                let fragment = headers.fragment;
+                let detail = Detail::Fragment {
+                    source: headers.source,
+                    destination: headers.destination,
+                    identification: fragment.map_or(0, |fragment| fragment.identification),
+                    offset_bytes: fragment.map_or(0, |fragment| fragment.offset_bytes),
+                };
+                self.drop_packet(packet, DropReason::FragmentUnknown, detail);
+            }
+        }
+    }
+
+    /// Looks one key up, apart from the burst's.
+    pub(crate) fn look_up_one(&mut self, key: &flowtable::FlowKey) -> (FlowHash, Lookup) {
+        let hash = self.flows.hash(key);
+        let mut found = [Lookup::Miss];
+        let config = self.config_view();
+        self.worker.lookup_burst(&[*key], &[hash], config, &mut found);
+        let [found] = found;
+        (hash, found)
+    }
+}

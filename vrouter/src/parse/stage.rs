@@ -1,0 +1,173 @@
+//! The parse stage over a burst: each packet to the flows, to the gateway's services, to the node, or dropped.
+
+use encap::ethernet::{EtherType, EthernetView};
+
+use super::{
+    Headers, IP_OFFSET, Message,
+    outer::{self, FromFabric},
+    parse_ip,
+};
+use crate::{
+    burst::Burst,
+    chain,
+    config::Role,
+    drops::DropReason,
+    packet::{Checksum, Packet},
+    pipeline::{Pass, Scratch},
+    snapshot::VrfIndex,
+    trace::Detail,
+};
+
+impl Pass<'_> {
+    /// Empties `burst`; packets of flows are in `scratch` afterwards, with their headers and keys.
+    pub(crate) fn parse(&mut self, burst: &mut Burst, scratch: &mut Scratch) {
+        scratch.clear();
+        for packet in burst.drain(..) {
+            match self.ingress.role {
+                Role::Uplink => self.parse_from_fabric(packet, scratch),
+                Role::Host | Role::Guest => self.parse_from_station(packet, scratch),
+            }
+        }
+    }
+
+    fn parse_from_fabric(&mut self, mut packet: Packet, scratch: &mut Scratch) {
+        let region = self.pool.region();
+        let frame = packet.data(region);
+        let linear = frame.len();
+        let verdict =
+            outer::classify(frame, packet.total_bytes() as usize, &self.snapshot.node, |bytes| {
+                chain::sum(&packet, region, linear, bytes)
+            });
+        let (decap, inner_offset) = match verdict {
+            Ok(FromFabric::Encapsulated { decap, inner_offset }) => (decap, inner_offset),
+            Ok(FromFabric::TooBig(message)) => return self.lower_path_mtu(packet, &message),
+            Ok(FromFabric::Node) => {
+                return self.give_to_node(packet, DropReason::HostPortMissing, Detail::None);
+            }
+            Err(refusal) => return self.refuse(packet, refusal),
+        };
+        let vni = decap.vni();
+        let Some(vrf) = self.snapshot.vrf_of_vni(vni) else {
+            let detail = Detail::Vni { vni };
+            return self.give_to_node(packet, DropReason::VxlanUnknownVni, detail);
+        };
+        let region = self.pool.region();
+        // The outer headers lie in the first segment: the parser has seen them there.
+        if !u16::try_from(inner_offset).is_ok_and(|bytes| packet.pull(bytes)) {
+            return self.drop_packet(packet, DropReason::ParseTruncated, Detail::None);
+        }
+        decap.apply_ecn(packet.data_mut(region));
+        let expected = self.snapshot.node.router_mac;
+        match EthernetView::parse(packet.data(region)) {
+            Ok((ethernet, _)) if ethernet.destination() == expected => {
+                let ether_type = ethernet.ether_type();
+                self.parse_routed(packet, ether_type, vrf, scratch);
+            }
+            Ok((ethernet, _)) => {
+                let detail = Detail::Mac { found: ethernet.destination(), expected };
+                self.drop_packet(packet, DropReason::VxlanInnerMac, detail);
+            }
+            Err(error) => self.refuse(packet, error.into()),
+        }
+    }
+
+    /// A frame from a guest or from the node's own stack.
+    fn parse_from_station(&mut self, mut packet: Packet, scratch: &mut Scratch) {
+        let (ether_type, destination) = match EthernetView::parse(packet.data(self.pool.region())) {
+            Ok((ethernet, _)) => (ethernet.ether_type(), ethernet.destination()),
+            Err(error) => return self.refuse(packet, error.into()),
+        };
+        if ether_type == EtherType::ARP {
+            return self.answer_arp(packet);
+        }
+        // Groups are sorted out by the IP destination; another station's frame is not ours.
+        let expected = self.ingress.gateway_mac;
+        if destination != expected && !destination.is_multicast() {
+            let detail = Detail::Mac { found: destination, expected };
+            return self.drop_packet(packet, DropReason::ParseForeignMac, detail);
+        }
+        if self.ingress.has_partial_checksums {
+            packet.offload.checksum = Checksum::Partial;
+        }
+        self.parse_routed(packet, ether_type, self.ingress.vrf, scratch);
+    }
+
+    /// An IP packet that is to be routed in `vrf`.
+    fn parse_routed(
+        &mut self,
+        mut packet: Packet,
+        ether_type: EtherType,
+        vrf: VrfIndex,
+        scratch: &mut Scratch,
+    ) {
+        let bytes = packet.total_bytes() as usize;
+        let parsed = parse_ip(packet.data(self.pool.region()), bytes, ether_type, vrf);
+        let headers = match parsed {
+            Ok(headers) => headers,
+            Err(refusal) => return self.refuse(packet, refusal),
+        };
+        if let Message::Neighbour(..) = headers.message {
+            return self.answer_neighbour(packet, &headers);
+        }
+        if is_group_frame(packet.data(self.pool.region())) {
+            let detail = Detail::Destination { destination: headers.destination };
+            return self.drop_packet(packet, DropReason::ParseForeignMac, detail);
+        }
+        let source = headers.source;
+        if !self.ingress.may_send_from(source) {
+            return self.drop_packet(
+                packet,
+                DropReason::RpfSpoofedSource,
+                Detail::Source { source },
+            );
+        }
+        trim_padding(&mut packet, &headers);
+        let is_gateway =
+            self.snapshot.vrf(vrf).is_some_and(|vrf| vrf.is_gateway(headers.destination));
+        if is_gateway {
+            return self.serve_gateway(packet, &headers);
+        }
+        if headers.hop_limit <= 1 {
+            return self.expire(packet, &headers);
+        }
+        match headers.message {
+            Message::IcmpError => self.follow_quoted_flow(packet, &headers),
+            Message::Unserved(kind, code) => {
+                let detail = Detail::Message { kind, code };
+                self.drop_packet(packet, DropReason::FlowInvalid, detail);
+            }
+            _ => scratch.push(packet, headers),
+        }
+    }
+}
+
+impl Scratch {
+    fn clear(&mut self) {
+        self.headers.clear();
+        self.keys.clear();
+        self.hashes.clear();
+    }
+
+    fn push(&mut self, packet: Packet, headers: Headers) {
+        // As many as a burst holds, so there is room.
+        self.keys.push(headers.key());
+        self.headers.push(headers);
+        self.packets.push(packet);
+    }
+}
+
+/// Takes off what Ethernet added to a short packet, so that it does not travel in a tunnel.
+fn trim_padding(packet: &mut Packet, headers: &Headers) {
+    let bytes = IP_OFFSET + headers.ip_bytes as usize;
+    if let Ok(bytes) = u16::try_from(bytes)
+        && bytes < packet.linear_bytes()
+    {
+        // A chain is left as it is: only its last segment could end in padding.
+        let _ = packet.truncate(bytes);
+    }
+}
+
+/// A link-level broadcast of what is for one host only (RFC 1122 section 3.3.6).
+fn is_group_frame(frame: &[u8]) -> bool {
+    frame.first().is_some_and(|first| first & 1 != 0)
+}

@@ -1,0 +1,169 @@
+//! What happens to a burst of packets between two ports.
+//!
+//! ```text
+//! burst ─► parse ──► flows ──► lookup ──► hit ───────────────► rewrite ─► transmit ─► outbox
+//!            │                    └─ miss, stale ─► slow path ───┘
+//!            ├─► local: ARP, neighbour discovery, echo of the gateway (consumed; an answer is generated)
+//!            ├─► whole, to the node: what is not ours
+//!            └─► dropped, with one reason
+//! ```
+//!
+//! A [`Pipeline`] belongs to one worker. A [`Pass`] is its work on one burst: every method that takes a packet by value
+//! answers for it, so that each packet ends in the outbox, in the pool as consumed, or in the pool as dropped.
+
+#![warn(clippy::indexing_slicing)]
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use flowtable::{FlowHash, FlowKey, FlowWorker, WorkerIndexError};
+
+use crate::{
+    burst::{BURST_PACKETS_MAX, Burst},
+    clock::Now,
+    drops::DropReason,
+    flows::{FlowAction, Flows},
+    memory::FramePool,
+    outbox::Outbox,
+    packet::Packet,
+    parse::{Headers, Refusal},
+    port::PortRef,
+    publish::Subscriber,
+    rate_limit::TokenBucket,
+    snapshot::{PortEntry, Snapshot},
+    stats::WorkerStats,
+    trace::{Detail, DropRecord, DropTrace},
+    worker::Process,
+};
+
+/// Places of the flow table that one round of housekeeping looks at: some 20 µs, and a table of a million connections is
+/// gone round once in a thousand rounds.
+pub const EXPIRY_PLACES: u32 = 1024;
+
+/// One worker's pipeline.
+#[derive(Debug)]
+pub struct Pipeline {
+    snapshots: Subscriber<Snapshot>,
+    flows: Arc<Flows>,
+    flow_worker: FlowWorker<FlowAction>,
+    scratch: Scratch,
+    own: Own,
+}
+
+/// What a worker keeps between bursts, for itself alone.
+#[derive(Debug)]
+pub(crate) struct Own {
+    pub(crate) icmp_errors: TokenBucket,
+    pub(crate) trace: DropTrace,
+    /// The next identification of an outer IPv4 header, or of a packet that is fragmented here.
+    pub(crate) identification: u16,
+}
+
+/// The packets of a burst that belong to flows, and what is known about each: arrays side by side, one element a packet.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    pub(crate) packets: ArrayVec<Packet, BURST_PACKETS_MAX>,
+    pub(crate) headers: ArrayVec<Headers, BURST_PACKETS_MAX>,
+    pub(crate) keys: ArrayVec<FlowKey, BURST_PACKETS_MAX>,
+    pub(crate) hashes: ArrayVec<FlowHash, BURST_PACKETS_MAX>,
+}
+
+/// A worker's work on one burst.
+pub(crate) struct Pass<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) flows: &'a Flows,
+    pub(crate) worker: &'a mut FlowWorker<FlowAction>,
+    /// The port that the burst came in on.
+    pub(crate) ingress: &'a PortEntry,
+    pub(crate) now: Now,
+    pub(crate) pool: &'a mut FramePool,
+    pub(crate) outbox: &'a mut Outbox,
+    pub(crate) stats: &'a WorkerStats,
+    pub(crate) own: &'a mut Own,
+}
+
+impl Pipeline {
+    /// The pipeline of worker `index`, which gets its configuration from `snapshots` and shares `flows` with the others.
+    ///
+    /// Allocates all it will ever need. `trace` is [`DropTrace::default`] unless somebody listens.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the index is in use, or beyond the workers that a flow table can have.
+    pub fn new(
+        index: u16,
+        snapshots: Subscriber<Snapshot>,
+        flows: Arc<Flows>,
+        trace: DropTrace,
+    ) -> Result<Self, WorkerIndexError> {
+        let flow_worker = flows.worker(usize::from(index))?;
+        let own = Own { icmp_errors: TokenBucket::for_icmp_errors(), trace, identification: 0 };
+        Ok(Self { snapshots, flows, flow_worker, scratch: Scratch::default(), own })
+    }
+
+    /// Takes the drops that were noted since the last call; none unless the pipeline was made with a trace.
+    pub fn drain_trace(&mut self) -> impl Iterator<Item = DropRecord> + '_ {
+        self.own.trace.drain()
+    }
+}
+
+impl Process for Pipeline {
+    fn refresh(&mut self) -> u64 {
+        self.snapshots.refresh()
+    }
+
+    /// What is to be sent is in `outbox` afterwards; it takes [`BURST_PACKETS_MAX`] packets a port, so it should be
+    /// empty before.
+    fn process(
+        &mut self,
+        ingress: PortRef,
+        burst: &mut Burst,
+        now: Now,
+        pool: &mut FramePool,
+        outbox: &mut Outbox,
+        stats: &WorkerStats,
+    ) {
+        let Self { snapshots, flows, flow_worker: worker, scratch, own } = self;
+        let snapshot = snapshots.snapshot();
+        let Some(ingress) = snapshot.port(ingress) else {
+            // The port went while its packets were on their way here.
+            stats.dropped(ingress, DropReason::PortDown, burst.len() as u64);
+            burst.drain(..).for_each(|packet| pool.free_packet(packet));
+            return;
+        };
+        let mut pass = Pass { snapshot, flows, worker, ingress, now, pool, outbox, stats, own };
+        pass.parse(burst, scratch);
+        pass.look_up(scratch);
+        // No reference into the flow table outlives the burst: what others remove can be reused, even if we sleep now.
+        self.flow_worker.park();
+    }
+
+    /// Ends flows whose time is up, so many a call.
+    fn housekeep(&mut self, now: Now) {
+        self.flow_worker.expire(now.ticks(), EXPIRY_PLACES);
+        self.flow_worker.park();
+    }
+}
+
+impl Pass<'_> {
+    /// Drops a packet.
+    #[cold]
+    pub(crate) fn drop_packet(&mut self, packet: Packet, reason: DropReason, detail: Detail) {
+        self.stats.dropped(packet.ingress, reason, 1);
+        let (now, ingress, frame) = (self.now, packet.ingress, packet.head_index());
+        self.own.trace.note(DropRecord { now, ingress, frame, reason, detail });
+        self.pool.free_packet(packet);
+    }
+
+    /// Drops a packet for what the parser, or another stage, found.
+    #[cold]
+    pub(crate) fn refuse(&mut self, packet: Packet, refusal: Refusal) {
+        self.drop_packet(packet, refusal.reason, refusal.detail);
+    }
+
+    /// Ends a packet that was for the engine itself.
+    pub(crate) fn consume(&mut self, packet: Packet) {
+        self.stats.consumed(packet.ingress, 1);
+        self.pool.free_packet(packet);
+    }
+}

@@ -1,0 +1,265 @@
+//! Stage 5: what changes in a packet on its way out: TTL, checksums, MAC addresses, tunnel headers.
+
+use std::net::IpAddr;
+
+use encap::{
+    checksum::Sum,
+    ecn::TrafficClass,
+    ethernet::{EtherType, EthernetHeader, EthernetView},
+    icmp_error::ErrorCause,
+    ip::IpProtocol,
+    ipv4::Ipv4Mut,
+    ipv6::Ipv6Mut,
+    vxlan::EncapPacket,
+};
+
+use crate::{
+    chain,
+    drops::DropReason,
+    memory::Region,
+    next_hop::{NextHop, NextHopIndex, PortHop, TunnelHop},
+    packet::{Checksum, Packet},
+    parse::{Headers, IP_OFFSET},
+    pipeline::Pass,
+    trace::Detail,
+};
+
+/// What the outer headers of a packet depend on, apart from the packet's bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) is_ipv4: bool,
+    pub(crate) traffic_class: TrafficClass,
+    pub(crate) is_whole_only: bool,
+    pub(crate) flow_hash: u64,
+}
+
+impl Outgoing {
+    pub(crate) fn of(headers: &Headers, flow_hash: u64) -> Self {
+        Self {
+            is_ipv4: headers.source.is_ipv4(),
+            traffic_class: headers.traffic_class,
+            is_whole_only: headers.is_whole_only,
+            flow_hash,
+        }
+    }
+}
+
+impl Pass<'_> {
+    /// Sends a routed packet on its way: everything that the way asks for, or the reason why not.
+    pub(crate) fn forward(
+        &mut self,
+        mut packet: Packet,
+        headers: &Headers,
+        index: NextHopIndex,
+        hop: &NextHop,
+        flow_hash: u64,
+    ) {
+        let mtu_bytes = match hop {
+            NextHop::Port(hop) => hop.mtu_bytes,
+            NextHop::Tunnel(hop) if hop.port.is_none() => {
+                let detail = Detail::NextHop { next_hop: index };
+                return self.drop_packet(packet, DropReason::NextHopUnresolved, detail);
+            }
+            NextHop::Tunnel(hop) => {
+                tunnel_mtu(self.snapshot.path_mtus.limit(index, hop.mtu_bytes, self.now), headers)
+            }
+            NextHop::Unreachable => return self.unreachable(packet, headers),
+            NextHop::Blackhole => {
+                let detail = Detail::Destination { destination: headers.destination };
+                return self.drop_packet(packet, DropReason::RouteBlackhole, detail);
+            }
+            NextHop::Unused => {
+                let detail = Detail::NextHop { next_hop: index };
+                return self.drop_packet(packet, DropReason::RouteNone, detail);
+            }
+        };
+        let is_too_big = headers.ip_bytes > u32::from(mtu_bytes) && packet.offload.gso.is_none();
+        if is_too_big && headers.is_whole_only {
+            return self.too_big(packet, headers, mtu_bytes);
+        }
+        let region = self.pool.region();
+        if packet.offload.checksum == Checksum::Partial {
+            finish_checksum(&mut packet, headers, region);
+        }
+        decrement_hop_limit(packet.data_mut(region), headers);
+        let outgoing = Outgoing::of(headers, flow_hash);
+        if is_too_big {
+            return self.send_in_fragments(packet, headers, hop, mtu_bytes, &outgoing);
+        }
+        self.emit(packet, hop, &outgoing);
+    }
+
+    /// Puts the link's headers on a finished IP packet and sends it. Bytes before [`IP_OFFSET`] are overwritten.
+    pub(crate) fn emit(&mut self, packet: Packet, hop: &NextHop, outgoing: &Outgoing) {
+        match hop {
+            NextHop::Port(hop) => self.emit_to_port(packet, hop, outgoing),
+            NextHop::Tunnel(hop) => self.emit_to_tunnel(packet, hop, outgoing),
+            NextHop::Unused | NextHop::Unreachable | NextHop::Blackhole => {
+                self.drop_packet(packet, DropReason::RouteNone, Detail::None);
+            }
+        }
+    }
+
+    fn emit_to_port(&mut self, mut packet: Packet, hop: &PortHop, outgoing: &Outgoing) {
+        let header = ethernet(hop.destination_mac, hop.source_mac, outgoing);
+        write_front(packet.data_mut(self.pool.region()), header);
+        self.transmit(packet, hop.port);
+    }
+
+    fn emit_to_tunnel(&mut self, mut packet: Packet, hop: &TunnelHop, outgoing: &Outgoing) {
+        let Some(port) = hop.port else {
+            return self.drop_packet(packet, DropReason::NextHopUnresolved, Detail::None);
+        };
+        let region = self.pool.region();
+        let header = ethernet(hop.destination_mac, hop.source_mac, outgoing);
+        write_front(packet.data_mut(region), header);
+        let frame_bytes = packet.total_bytes() as usize;
+        let sum = if hop.template.has_udp_checksum() {
+            chain::sum(&packet, region, 0, frame_bytes)
+        } else {
+            Sum::ZERO
+        };
+        self.own.identification = self.own.identification.wrapping_add(1);
+        let encap = EncapPacket {
+            frame_bytes,
+            flow_hash: outgoing.flow_hash,
+            traffic_class: outgoing.traffic_class,
+            dont_fragment: outgoing.is_whole_only,
+            identification: self.own.identification,
+        };
+        let start = usize::from(packet.offset());
+        let headroom = packet.frame_mut(region).get_mut(..start).unwrap_or(&mut []);
+        let is_written = hop.template.write(headroom, &encap, || sum).is_ok();
+        let overhead = u16::try_from(hop.template.overhead()).unwrap_or(u16::MAX);
+        if is_written && packet.push(overhead) {
+            self.transmit(packet, port);
+        } else {
+            self.drop_packet(packet, DropReason::HeadroomMissing, Detail::None);
+        }
+    }
+
+    /// A frame that is not ours to handle goes to the node's own stack, whole. `missing` is why it dies without one.
+    pub(crate) fn give_to_node(&mut self, mut packet: Packet, missing: DropReason, detail: Detail) {
+        let host = self.snapshot.node.host.and_then(|host| self.snapshot.port(host));
+        let Some(host) = host else { return self.drop_packet(packet, missing, detail) };
+        let frame = packet.data_mut(self.pool.region());
+        let is_unicast =
+            EthernetView::parse(frame).is_ok_and(|(view, _)| view.destination().is_unicast());
+        if is_unicast {
+            // To the far side of the host port; a stack takes no frame to another MAC address.
+            write_front(frame, host.mac.octets());
+        }
+        self.transmit(packet, host.port);
+    }
+}
+
+/// IPv6 must be carried in packets of 1280 bytes (RFC 8200 section 5), whatever the underlay says.
+fn tunnel_mtu(mtu_bytes: u16, headers: &Headers) -> u16 {
+    const IPV6_MTU_BYTES_MIN: u16 = 1280;
+    match headers.source {
+        IpAddr::V4(_) => mtu_bytes,
+        IpAddr::V6(_) => mtu_bytes.max(IPV6_MTU_BYTES_MIN),
+    }
+}
+
+fn ethernet(
+    destination: encap::MacAddress,
+    source: encap::MacAddress,
+    outgoing: &Outgoing,
+) -> [u8; EthernetView::LEN] {
+    let ether_type = if outgoing.is_ipv4 { EtherType::IPV4 } else { EtherType::IPV6 };
+    EthernetHeader { destination, source, ether_type }.to_bytes()
+}
+
+/// Every frame that got this far is longer than what is written.
+fn write_front<const N: usize>(frame: &mut [u8], bytes: [u8; N]) {
+    if let Some(front) = frame.first_chunk_mut() {
+        *front = bytes;
+    }
+}
+
+fn decrement_hop_limit(frame: &mut [u8], headers: &Headers) {
+    let packet = frame.get_mut(IP_OFFSET..).unwrap_or(&mut []);
+    // The parser found both header and a hop limit above one, so neither fails.
+    match headers.source {
+        IpAddr::V4(_) => {
+            let _ = Ipv4Mut::parse(packet).map(|mut ip| ip.decrement_ttl());
+        }
+        IpAddr::V6(_) => {
+            let _ = Ipv6Mut::parse(packet).map(|mut ip| ip.decrement_hop_limit());
+        }
+    }
+}
+
+/// Computes the layer-4 checksum of a packet from a local socket, which left it to the device: once, and in full.
+///
+/// The kernel leaves no checksum of a fragment open, and none of ICMP.
+pub(crate) fn finish_checksum(packet: &mut Packet, headers: &Headers, region: &Region) {
+    packet.offload.checksum = Checksum::Complete;
+    if headers.fragment.is_some() {
+        return;
+    }
+    let start = headers.transport_offset;
+    let bytes = (IP_OFFSET + headers.ip_bytes as usize).saturating_sub(start);
+    let field = match headers.protocol {
+        IpProtocol::TCP => start + 16,
+        IpProtocol::UDP => start + 6,
+        IpProtocol::SCTP => return finish_sctp(packet, region, start, bytes),
+        _ => return,
+    };
+    let old = packet.data(region).get(field..).and_then(<[u8]>::first_chunk).copied();
+    // Zero in UDP over IPv4 says that there is none (RFC 768).
+    let Some(old) = old.filter(|old| headers.protocol == IpProtocol::TCP || *old != [0, 0]) else {
+        return;
+    };
+    let length = u32::try_from(bytes).unwrap_or(u32::MAX);
+    let pseudo_header = match (headers.source, headers.destination) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => Sum::of_ipv4_pseudo_header(
+            from,
+            to,
+            headers.protocol,
+            u16::try_from(bytes).unwrap_or(u16::MAX),
+        ),
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            Sum::of_ipv6_pseudo_header(from, to, headers.protocol, length)
+        }
+        _ => return,
+    };
+    let sum = chain::sum(packet, region, start, bytes)
+        .remove(Sum::of_u16(u16::from_be_bytes(old)))
+        .add(pseudo_header);
+    let checksum = match headers.protocol {
+        IpProtocol::UDP => sum.udp_checksum(),
+        _ => sum.checksum(),
+    };
+    if let Some(place) = packet.data_mut(region).get_mut(field..field + 2) {
+        place.copy_from_slice(&checksum.to_be_bytes());
+    }
+}
+
+/// SCTP has a CRC-32C instead of a sum (RFC 9260 section 6.8). A chain is left as it is: no port makes one of SCTP.
+fn finish_sctp(packet: &mut Packet, region: &Region, start: usize, bytes: usize) {
+    let data = packet.data_mut(region);
+    let Some(sctp) = data.get_mut(start..start + bytes) else { return };
+    let Some(field) = sctp.get_mut(8..12) else { return };
+    field.fill(0);
+    let checksum = encap::sctp::checksum(sctp).to_le_bytes();
+    if let Some(field) = sctp.get_mut(8..12) {
+        field.copy_from_slice(&checksum);
+    }
+}
+
+impl Pass<'_> {
+    fn unreachable(&mut self, packet: Packet, headers: &Headers) {
+        self.send_error(&packet, headers, ErrorCause::NoRoute);
+        let detail = Detail::Destination { destination: headers.destination };
+        self.drop_packet(packet, DropReason::RouteUnreachable, detail);
+    }
+
+    fn too_big(&mut self, packet: Packet, headers: &Headers, mtu_bytes: u16) {
+        let mtu = u32::from(mtu_bytes);
+        self.send_error(&packet, headers, ErrorCause::TooBig { mtu });
+        let detail = Detail::Size { packet_bytes: headers.ip_bytes, mtu_bytes: mtu };
+        self.drop_packet(packet, DropReason::MtuExceeded, detail);
+    }
+}

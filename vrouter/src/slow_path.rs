@@ -1,0 +1,262 @@
+//! Stage 4: what becomes of a packet whose flow is not known, or must be judged again.
+//!
+//! The order is fixed: *service* (destination NAT) → *egress policy* of the source → **route** → *ingress policy* of the
+//! destination → *masquerade*. The engine routes today; policy is judged after services, on translated addresses, and
+//! takes its place in this order.
+//!
+//! Both directions of a connection are decided at once, and on the original direction's addresses, whichever direction
+//! the packet is of: so a reply cannot keep a connection alive that would not be let in today.
+
+use std::net::IpAddr;
+
+use encap::icmp_error::ErrorCause;
+use flowtable::{
+    Direction, FlowHash, FlowKey, FlowRef, InsertOutcome, NewConnection, Revalidation, ScopeId,
+    Scopes,
+};
+
+use crate::{
+    drops::DropReason,
+    fib::FibMatch,
+    flows::FlowAction,
+    local::is_routable,
+    next_hop::{NextHop, NextHopIndex},
+    packet::Packet,
+    parse::{Headers, Refusal},
+    pipeline::Pass,
+    scope::RouteScope,
+    snapshot::VrfIndex,
+    trace::Detail,
+};
+
+/// Where a direction of a connection goes, and what that depends on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    pub(crate) next_hop: NextHopIndex,
+    pub(crate) generation: u16,
+    pub(crate) scope: ScopeId,
+}
+
+/// Both directions of a connection, decided.
+struct Decision {
+    forward: Way,
+    /// `None` while there is no route back; packets of that direction ask again.
+    reply: Option<Way>,
+}
+
+impl Decision {
+    fn actions(&self, ingress: crate::port::PortRef) -> [FlowAction; 2] {
+        let forward = FlowAction::new(Some(&self.forward), ingress);
+        [forward, FlowAction::new(self.reply.as_ref(), ingress)]
+    }
+
+    fn scopes(&self) -> Scopes {
+        let reply = self.reply.map_or(ScopeId::NONE, |way| way.scope);
+        Scopes([self.forward.scope, reply, ScopeId::NONE, ScopeId::NONE])
+    }
+
+    fn way(&self, direction: Direction) -> Option<Way> {
+        match direction {
+            Direction::Forward => Some(self.forward),
+            Direction::Reply => self.reply,
+        }
+    }
+}
+
+impl Pass<'_> {
+    /// The first packet of a connection.
+    #[cold]
+    pub(crate) fn open(&mut self, packet: Packet, headers: &Headers, hash: FlowHash) {
+        match self.try_open(&packet, headers, hash) {
+            Ok(Opened::Flow(flow)) => self.follow(packet, headers, hash, flow),
+            Ok(Opened::Outdated(flow)) => self.judge_again(packet, headers, hash, flow),
+            Ok(Opened::Without(way)) => self.send_along(packet, headers, hash, way),
+            Err(refusal) => self.refuse_routing(packet, headers, refusal),
+        }
+    }
+
+    /// A connection that ended between its lookup and now: opened once more, and then carried out without a record, so
+    /// that no packet goes round.
+    #[cold]
+    pub(crate) fn reopen(&mut self, packet: Packet, headers: &Headers, hash: FlowHash) {
+        let opened = self.try_open(&packet, headers, hash);
+        if let Ok(Opened::Flow(flow) | Opened::Outdated(flow)) = opened {
+            // The packet is the first of the new connection.
+            let _ = self.worker.record(flow, &headers.facts(), self.now.ticks());
+            self.note_fragment(headers, flow);
+        }
+        match opened {
+            Err(refusal) => self.refuse_routing(packet, headers, refusal),
+            Ok(_) => match self.decide(headers.vrf, headers.destination, hash) {
+                Ok(way) => self.send_along(packet, headers, hash, way),
+                Err(refusal) => self.refuse_routing(packet, headers, refusal),
+            },
+        }
+    }
+
+    fn try_open(
+        &mut self,
+        packet: &Packet,
+        headers: &Headers,
+        hash: FlowHash,
+    ) -> Result<Opened, Refusal> {
+        let forward = headers.key();
+        let reply = forward.reversed();
+        let reply_hash = self.flows.hash(&reply);
+        let decision = self.decide_both(&forward, hash, &reply, reply_hash)?;
+        if self.is_discard(decision.forward) {
+            // Nothing to remember: the route says it to each packet.
+            return Ok(Opened::Without(decision.forward));
+        }
+        let outcome = self.worker.insert_pair(&NewConnection {
+            forward,
+            reply,
+            forward_hash: hash,
+            reply_hash,
+            actions: decision.actions(packet.ingress),
+            version: self.config_view().version,
+            scopes: decision.scopes(),
+            facts: &headers.facts(),
+            now: self.now.ticks(),
+        });
+        match outcome {
+            InsertOutcome::Inserted(flow) | InsertOutcome::Adopted(flow) => Ok(Opened::Flow(flow)),
+            InsertOutcome::Outdated(flow) => Ok(Opened::Outdated(flow)),
+            InsertOutcome::Contended => Ok(Opened::Without(decision.forward)),
+            InsertOutcome::Refused(reason) => {
+                Err(Refusal::new(DropReason::FlowInvalid, Detail::Invalid { reason }))
+            }
+            InsertOutcome::Full | InsertOutcome::ReplyCollision => {
+                Err(Refusal::new(DropReason::FlowTableFull, headers.flow_detail()))
+            }
+        }
+    }
+
+    /// A packet of a flow that depends on something that changed since: the connection gets new actions, or ends.
+    #[cold]
+    pub(crate) fn judge_again(
+        &mut self,
+        packet: Packet,
+        headers: &Headers,
+        hash: FlowHash,
+        flow: FlowRef,
+    ) {
+        let keys = (self.worker.original_key(flow), self.worker.reply_key(flow));
+        let (Some(original), Some(reply)) = keys else {
+            return self.reopen(packet, headers, hash);
+        };
+        let hashes = (self.flows.hash(&original), self.flows.hash(&reply));
+        let decision = match self.decide_both(&original, hashes.0, &reply, hashes.1) {
+            Ok(decision) if !self.is_discard(decision.forward) => decision,
+            Ok(decision) => {
+                let _ = self.worker.remove(flow);
+                return self.send_along(packet, headers, hash, decision.forward);
+            }
+            Err(refusal) => {
+                let _ = self.worker.remove(flow);
+                return self.refuse_routing(packet, headers, refusal);
+            }
+        };
+        let ingress =
+            self.worker.actions(flow).map_or(packet.ingress, |[forward, _]| forward.ingress());
+        let version = self.config_view().version;
+        let actions = decision.actions(ingress);
+        // A newer decision of another worker stays in force; this packet goes by the configuration that is held here.
+        let flow = match self.worker.revalidate(flow, &actions, version, decision.scopes()) {
+            Revalidation::Revalidated(flow) | Revalidation::Newer(flow) => flow,
+            Revalidation::Gone | Revalidation::Deferred => flow,
+        };
+        let recorded = self.worker.record(flow, &headers.facts(), self.now.ticks());
+        if let Some(flowtable::Verdict::Invalid(reason)) = recorded.map(|recorded| recorded.verdict)
+        {
+            return self.drop_packet(packet, DropReason::FlowInvalid, Detail::Invalid { reason });
+        }
+        self.note_fragment(headers, flow);
+        if let Some(way) = decision.way(flow.direction()) {
+            self.send_along(packet, headers, hash, way);
+        } else {
+            let refusal = self.without_route(headers.vrf, headers.destination);
+            self.refuse_routing(packet, headers, refusal);
+        }
+    }
+
+    fn decide_both(
+        &self,
+        forward: &FlowKey,
+        forward_hash: FlowHash,
+        reply: &FlowKey,
+        reply_hash: FlowHash,
+    ) -> Result<Decision, Refusal> {
+        let vrf = VrfIndex(forward.vrf());
+        Ok(Decision {
+            forward: self.decide(vrf, forward.destination(), forward_hash)?,
+            reply: self.decide(vrf, reply.destination(), reply_hash).ok(),
+        })
+    }
+
+    /// Decides where packets to `destination` go.
+    fn decide(
+        &self,
+        vrf: VrfIndex,
+        destination: IpAddr,
+        flow_hash: FlowHash,
+    ) -> Result<Way, Refusal> {
+        let found = self
+            .find_route(vrf, destination)
+            .ok_or_else(|| self.without_route(vrf, destination))?;
+        let scope = RouteScope::of_match(vrf, destination, found).id();
+        let next_hop = self.snapshot.pick(found.group, flow_hash.0);
+        let slot = next_hop.and_then(|index| Some((index, self.snapshot.next_hops.slot(index)?)));
+        match slot {
+            Some((next_hop, slot)) => Ok(Way { next_hop, generation: slot.generation, scope }),
+            None => Err(Refusal::new(DropReason::RouteNone, Detail::Destination { destination })),
+        }
+    }
+
+    fn find_route(&self, vrf: VrfIndex, destination: IpAddr) -> Option<FibMatch> {
+        if !is_routable(destination) {
+            return None;
+        }
+        self.snapshot.vrf(vrf)?.fib.lookup(destination)
+    }
+
+    fn without_route(&self, vrf: VrfIndex, destination: IpAddr) -> Refusal {
+        let vrf = self.snapshot.vrf(vrf).map_or(0, |vrf| vrf.id);
+        Refusal::new(DropReason::RouteNone, Detail::Route { vrf, destination })
+    }
+
+    fn is_discard(&self, way: Way) -> bool {
+        let hop = self.snapshot.next_hop(way.next_hop, way.generation);
+        matches!(hop, Some(NextHop::Unreachable | NextHop::Blackhole))
+    }
+
+    /// Sends a packet by a decision of this pass.
+    fn send_along(&mut self, packet: Packet, headers: &Headers, hash: FlowHash, way: Way) {
+        let snapshot = self.snapshot;
+        if let Some(hop) = snapshot.next_hop(way.next_hop, way.generation) {
+            self.forward(packet, headers, way.next_hop, hop, hash.0);
+        } else {
+            let detail = Detail::NextHop { next_hop: way.next_hop };
+            self.drop_packet(packet, DropReason::RouteNone, detail);
+        }
+    }
+
+    /// Drops a packet for what the slow path found; without a route its sender is told (RFC 1812 section 5.2.7.1).
+    fn refuse_routing(&mut self, packet: Packet, headers: &Headers, refusal: Refusal) {
+        if refusal.reason == DropReason::RouteNone {
+            self.send_error(&packet, headers, ErrorCause::NoRoute);
+        }
+        self.refuse(packet, refusal);
+    }
+}
+
+/// What came of opening a connection.
+#[derive(Clone, Copy)]
+enum Opened {
+    /// A connection, new or another worker's.
+    Flow(FlowRef),
+    /// One that was there already and is stale.
+    Outdated(FlowRef),
+    /// None is needed, or none could be had right now: this packet goes that way.
+    Without(Way),
+}
