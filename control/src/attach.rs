@@ -76,8 +76,14 @@ impl Daemon {
     }
 
     /// Records the attachment. What is left of an unfinished one in its way is removed first.
-    async fn begin(&self, wanted: Wanted) -> Result<Attachment, CniError> {
+    async fn begin(&self, mut wanted: Wanted) -> Result<Attachment, CniError> {
         let plan = self.address_plan();
+        if wanted.addresses.is_empty() && wanted.attachment.delegate.is_none() {
+            // What its manifest promises, even if it is another node's: better refused than other.
+            let cluster = self.desired.cluster().unwrap_or_default();
+            let pod = cluster.pods.get(&wanted.attachment.pod);
+            wanted.addresses = pod.map(|pod| pod.addresses.clone()).unwrap_or_default();
+        }
         // Twice at most: the second time, what was in the way is gone.
         for _ in 0..2 {
             let (wanted, plan) = (wanted.clone(), plan.clone());

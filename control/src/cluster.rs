@@ -21,6 +21,9 @@ use crate::{
 
 pub mod flannel;
 
+/// The most `InternalIP` addresses of a node: what the engine's host port takes.
+const NODE_ADDRESSES_MAX: usize = 16;
+
 /// Nodes and pods that may all be in force together.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cluster {
@@ -121,6 +124,9 @@ pub enum Conflict {
          are {ranges}"
     )]
     OutsideRange { address: IpAddr, node: NodeName, ranges: String },
+
+    #[error("{field}: there are {count}, at most {max} are possible")]
+    TooMany { field: &'static str, count: usize, max: usize },
 
     #[error("metadata.annotations[{annotation}]: {message}")]
     Annotation { annotation: &'static str, message: String },
@@ -276,6 +282,7 @@ impl Building {
             node.metadata.annotations.as_ref().unwrap_or(&BTreeMap::new()),
             &addresses,
         )?;
+        flannel::check_variety(&self.cluster, kernel_peer.as_ref())?;
         for other in self.cluster.nodes.values() {
             check_apart(&addresses, &ranges, other)?;
         }
@@ -368,6 +375,10 @@ fn internal_addresses(node: &core::Node) -> Result<Vec<IpAddr>, Conflict> {
         if !addresses.contains(&address) {
             addresses.push(address);
         }
+    }
+    let (field, count, max) = ("status.addresses", addresses.len(), NODE_ADDRESSES_MAX);
+    if count > max {
+        return Err(Conflict::TooMany { field, count, max });
     }
     Ok(addresses)
 }

@@ -29,6 +29,9 @@ const MTU_BYTES_MIN: u32 = 1280;
 /// The largest MTU there is: an IP packet's length has 16 bits.
 const MTU_BYTES_MAX: u32 = 65_535;
 
+/// The most UDP ports besides our own: the engine takes 8 in all, kernel peers may need 3.
+pub const UDP_PORTS_MAX: usize = 4;
+
 /// The largest DSCP (RFC 2474: six bits).
 const DSCP_MAX: u32 = 63;
 
@@ -191,6 +194,10 @@ impl Section {
 impl VxlanSection {
     fn check(self) -> Result<VxlanSettings, (&'static str, String)> {
         let udp_ports = self.udp_ports.unwrap_or_default();
+        if udp_ports.len() > UDP_PORTS_MAX {
+            let reason = format!("{} are too many, at most {UDP_PORTS_MAX} fit", udp_ports.len());
+            return Err(("vxlan.udp_ports", reason));
+        }
         for port in &udp_ports {
             check_limits(*port, 1, u32::from(u16::MAX))
                 .map_err(|reason| ("vxlan.udp_ports", reason))?;

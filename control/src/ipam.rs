@@ -14,7 +14,7 @@ use crate::{
 pub struct AddressPlan {
     /// The node's ranges: a pod gets one address of each.
     pub ranges: Vec<PodRange>,
-    /// Addresses promised to a pod by its manifest.
+    /// Addresses of the ranges that a manifest promises to its pod.
     pub reserved: BTreeMap<IpAddr, PodName>,
     /// Addresses that another plugin's pods have on this node.
     pub foreign: Vec<IpAddr>,
@@ -51,10 +51,13 @@ impl AddressPlan {
     /// The plan of `node` in `cluster`; empty if there is no such node.
     #[must_use]
     pub fn new(cluster: &Cluster, node: &NodeName) -> Self {
-        let ranges = cluster.nodes.get(node).map(|node| node.ranges.clone()).unwrap_or_default();
+        let ranges: Vec<PodRange> =
+            cluster.nodes.get(node).map(|node| node.ranges.clone()).unwrap_or_default();
         let pods = cluster.pods.values().filter(|pod| !pod.host_network);
-        let reserved = pods
-            .flat_map(|pod| pod.addresses.iter().map(|address| (*address, pod.name.clone())))
+        let promised = pods.flat_map(|pod| pod.addresses.iter().map(move |ip| (*ip, &pod.name)));
+        let reserved = promised
+            .filter(|(address, _)| ranges.iter().any(|range| range.contains(*address)))
+            .map(|(address, pod)| (address, pod.clone()))
             .collect();
         Self { ranges, reserved, foreign: Vec::new() }
     }

@@ -16,17 +16,24 @@ pub struct Locks(StdMutex<HashMap<AttachmentKey, Weak<Mutex<()>>>>);
 impl Locks {
     /// Waits for the attachment's lock.
     pub async fn lock(&self, key: &AttachmentKey) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            locks.retain(|_, lock| lock.strong_count() > 0);
-            let known = locks.get(key).and_then(Weak::upgrade);
-            known.unwrap_or_else(|| {
-                let lock = Arc::new(Mutex::new(()));
-                locks.insert(key.clone(), Arc::downgrade(&lock));
-                lock
-            })
-        };
-        lock.lock_owned().await
+        self.of(key).lock_owned().await
+    }
+
+    /// Takes the attachment's lock if nobody has it.
+    #[must_use]
+    pub fn try_lock(&self, key: &AttachmentKey) -> Option<OwnedMutexGuard<()>> {
+        self.of(key).try_lock_owned().ok()
+    }
+
+    fn of(&self, key: &AttachmentKey) -> Arc<Mutex<()>> {
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        let known = locks.get(key).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let lock = Arc::new(Mutex::new(()));
+            locks.insert(key.clone(), Arc::downgrade(&lock));
+            lock
+        })
     }
 }
 
@@ -41,6 +48,7 @@ mod tests {
         let first = locks.lock(&key("a")).await;
         let _other = locks.lock(&key("b")).await;
         assert!(futures::poll!(std::pin::pin!(locks.lock(&key("a")))).is_pending());
+        assert!(locks.try_lock(&key("a")).is_none());
         drop(first);
         let _again = locks.lock(&key("a")).await;
         assert_eq!(locks.0.lock().unwrap().len(), 2);

@@ -14,6 +14,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use k8s_openapi::api::{
@@ -34,6 +35,9 @@ pub const FILE_BYTES_MAX: u64 = 32 << 20;
 
 /// The most files that are read: beyond, somebody has named the wrong folder.
 pub const FILES_MAX: usize = 10_000;
+
+/// File systems tell times of writing apart by 2 s at the worst.
+const STAMP_REST: Duration = Duration::from_secs(2);
 
 /// One Kubernetes object of a kind that a node network cares about.
 #[derive(Clone, Debug, PartialEq)]
@@ -118,21 +122,27 @@ pub enum ManifestError {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    files: BTreeMap<PathBuf, Good>,
+    files: BTreeMap<PathBuf, FileState>,
+    revision: u64,
 }
 
-/// The last good state of a file.
+/// What is known of a file.
 #[derive(Debug, Default)]
-struct Good {
+struct FileState {
+    /// When it was written and how long it was when it was read; an equal one is not read again.
+    stamp: Option<(SystemTime, u64)>,
+    /// Its last good text, and the objects in it.
     text: String,
     objects: Vec<Sourced>,
+    /// What is wrong with it now.
+    problems: Vec<ManifestError>,
 }
 
 impl Folder {
     /// A folder that has not been read yet.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), files: BTreeMap::new() }
+        Self { path: path.into(), files: BTreeMap::new(), revision: 0 }
     }
 
     /// The folder's path.
@@ -141,7 +151,13 @@ impl Folder {
         &self.path
     }
 
-    /// Reads the folder again and returns what is wrong with it.
+    /// Grows whenever the objects in force may have changed.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Reads again what has changed in the folder, and returns what is wrong with all of it.
     ///
     /// A file that cannot be read keeps its last good state; a file that is gone takes its objects
     /// with it.
@@ -150,34 +166,27 @@ impl Folder {
             Ok(paths) => paths,
             Err(error) => return vec![error],
         };
-        let mut problems = Vec::new();
         let mut before = std::mem::take(&mut self.files);
         for path in paths {
-            let read = read(&path).and_then(|text| Ok((parse_file(&path, &text)?, text)));
-            let good = match read {
-                Ok((parsed, text)) => {
-                    problems.extend(parsed.left_out);
-                    Good { text, objects: parsed.objects }
-                }
-                Err(error) => {
-                    problems.push(error);
-                    before.remove(&path).unwrap_or_default()
-                }
-            };
-            self.files.insert(path, good);
+            let mut state = before.remove(&path).unwrap_or_default();
+            if state.reload(&path) {
+                self.revision += 1;
+            }
+            self.files.insert(path, state);
         }
-        problems
+        self.revision += before.len() as u64;
+        self.files.values().flat_map(|state| state.problems.clone()).collect()
     }
 
     /// All objects in force, in the order of file and line.
     pub fn objects(&self) -> impl Iterator<Item = &Sourced> {
-        self.files.values().flat_map(|good| &good.objects)
+        self.files.values().flat_map(|state| &state.objects)
     }
 
     /// The text of each file's last good state.
     pub fn texts(&self) -> impl Iterator<Item = (&Path, &str)> {
-        let good = self.files.iter().filter(|(_, good)| !good.text.is_empty());
-        good.map(|(path, good)| (path.as_path(), good.text.as_str()))
+        let good = self.files.iter().filter(|(_, state)| !state.text.is_empty());
+        good.map(|(path, state)| (path.as_path(), state.text.as_str()))
     }
 
     /// Makes `text` the last good state of a file of the folder, as if it had been read. Text that
@@ -185,8 +194,8 @@ impl Folder {
     pub fn seed(&mut self, file_name: &Path, text: &str) {
         let path = self.path.join(file_name);
         if let Ok(parsed) = parse_file(&path, text) {
-            let good = Good { text: text.to_owned(), objects: parsed.objects };
-            self.files.insert(path, good);
+            let (text, objects) = (text.to_owned(), parsed.objects);
+            self.files.insert(path, FileState { text, objects, ..FileState::default() });
         }
     }
 
@@ -195,6 +204,37 @@ impl Folder {
     pub fn cluster(&self) -> (Cluster, Vec<Refusal>) {
         Cluster::from_manifests(self.objects())
     }
+}
+
+impl FileState {
+    /// Reads the file if it has changed since. Tells whether its objects may have changed.
+    fn reload(&mut self, path: &Path) -> bool {
+        // Taken before the text: if it is written meanwhile, the next look finds a newer one.
+        let stamp = stamp(path);
+        if stamp.is_some() && stamp == self.stamp {
+            return false;
+        }
+        self.stamp = stamp;
+        match read(path).and_then(|text| Ok((parse_file(path, &text)?, text))) {
+            Ok((parsed, text)) => {
+                *self = Self { stamp, text, objects: parsed.objects, problems: parsed.left_out };
+                true
+            }
+            Err(error) => {
+                self.problems = vec![error];
+                false
+            }
+        }
+    }
+}
+
+/// When a file was written and how long it is; `None` while it is so new that another change might
+/// not show.
+fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+    let found = fs::metadata(path).ok()?;
+    let written = found.modified().ok()?;
+    let is_at_rest = SystemTime::now().duration_since(written).is_ok_and(|age| age > STAMP_REST);
+    is_at_rest.then_some((written, found.len()))
 }
 
 /// Reads a folder once: the cluster it describes and everything that is wrong with it.

@@ -76,8 +76,9 @@ impl Daemon {
         let mut outcome = Outcome::default();
         let mut problems = Vec::new();
         for key in self.with_store(Store::attachments).await?.into_keys() {
-            // Under the lock, no verb is at work on it: what is unfinished now stays so.
-            let _lock = self.locks.lock(&key).await;
+            // A verb that is at work on it will finish or undo it itself.
+            let Some(_lock) = self.locks.try_lock(&key) else { continue };
+            // Read again under the lock: what is unfinished now stays so.
             let Some(attachment) = self.with_store(Store::attachments).await?.remove(&key) else {
                 continue;
             };

@@ -262,13 +262,23 @@ impl Keeper {
                         return Trouble::Broken { message: "control is stopping".to_owned() };
                     }
                     Err(_) => {
-                        if let Err(error) = session.heartbeat().await {
+                        if let Err(error) = self.look_after(&mut session).await {
                             return error.into_trouble();
                         }
                     }
                 }
             }
         }
+    }
+
+    /// Asks whether the engine still lives, and whether its closed ports have come up.
+    async fn look_after(&self, session: &mut Session) -> Result<(), SessionError> {
+        session.heartbeat().await?;
+        if !self.state.borrow().port_errors.is_empty() {
+            let errors = session.port_errors().await?;
+            self.state.send_modify(|state| state.port_errors = by_port(errors));
+        }
+        Ok(())
     }
 
     fn refuse(&self, wish: &Wish, trouble: &Trouble) {
@@ -287,11 +297,14 @@ impl Keeper {
             // No answer: nothing had to be sent, and nothing is known to have changed.
             if let Some(port_errors) = port_errors {
                 state.batches += 1;
-                state.port_errors =
-                    port_errors.into_iter().map(|error| (error.port, error.message)).collect();
+                state.port_errors = by_port(port_errors);
             }
         });
     }
+}
+
+fn by_port(errors: Vec<PortError>) -> BTreeMap<String, String> {
+    errors.into_iter().map(|error| (error.port, error.message)).collect()
 }
 
 impl SessionError {

@@ -10,6 +10,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
+    cluster::Cluster,
     compile::{CompileError, unreachable_peers},
     daemon::{Daemon, Topic},
     host_port,
@@ -34,8 +35,11 @@ const SWEEP_EVERY_RESCANS: u32 = 6;
 pub struct Source {
     folder: Folder,
     last_good: LastGood,
-    /// The objects of the last reading.
-    is_first: bool,
+    /// The folder's revision that was put in force last.
+    in_force: Option<u64>,
+    /// The cluster of that revision, and what of it is refused.
+    cluster: Arc<Cluster>,
+    refused: Vec<String>,
 }
 
 impl Source {
@@ -45,7 +49,7 @@ impl Source {
         let last_good = LastGood::new(state_dir);
         let mut folder = Folder::new(manifests);
         last_good.restore(&mut folder);
-        Self { folder, last_good, is_first: true }
+        Self { folder, last_good, in_force: None, cluster: Arc::default(), refused: Vec::new() }
     }
 }
 
@@ -56,24 +60,28 @@ impl Daemon {
     ///
     /// Fails if the cluster has no usable Node object for this node: what was in force stays.
     pub async fn reload(&self, source: &mut Source) -> Result<(), CompileError> {
-        let before: Vec<_> = source.folder.objects().cloned().collect();
         let errors = tokio::task::block_in_place(|| source.folder.reload());
-        source.last_good.save(&source.folder);
-        let changed = source.is_first || !source.folder.objects().eq(&before);
-        let (cluster, refusals) = source.folder.cluster();
         let is_in_sync =
             errors.iter().all(|error| matches!(error, ManifestError::UnknownKind { .. }));
         let mut problems: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        problems.extend(refusals.iter().map(ToString::to_string));
-        let unreachable = unreachable_peers(&cluster, &self.config.node_name);
-        problems.extend(unreachable.iter().map(ToString::to_string));
+        let revision = source.folder.revision();
+        let is_new = source.in_force != Some(revision) || self.desired.trouble().is_some();
+        if is_new {
+            source.last_good.save(&source.folder);
+            let (cluster, refusals) = source.folder.cluster();
+            source.refused = refusals.iter().map(ToString::to_string).collect();
+            let unreachable = unreachable_peers(&cluster, &self.config.node_name);
+            source.refused.extend(unreachable.iter().map(ToString::to_string));
+            source.cluster = Arc::new(cluster);
+        }
+        problems.extend(source.refused.iter().cloned());
         self.set_source_state(is_in_sync, problems);
-        source.is_first = false;
-        if changed || self.desired.trouble().is_some() {
-            let cluster = Arc::new(cluster);
+        if is_new {
+            let cluster = &source.cluster;
             tracing::info!(nodes = cluster.nodes.len(), pods = cluster.pods.len(), "new cluster");
-            let revision = self.desired.set_cluster(Arc::clone(&cluster))?;
-            tracing::debug!(?revision, "published");
+            let published = self.desired.set_cluster(Arc::clone(cluster))?;
+            tracing::debug!(revision = ?published, "published");
+            source.in_force = Some(revision);
         }
         self.sync_host_port().await;
         Ok(())

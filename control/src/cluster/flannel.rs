@@ -4,14 +4,14 @@
 //! the MAC address of the `flannel.<VNI>` device and its VNI, for each family of the underlay.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use serde::Deserialize;
 
 use crate::{
-    cluster::{Conflict, Family},
+    cluster::{Cluster, Conflict, Family},
     mac::MacAddress,
 };
 
@@ -24,6 +24,13 @@ const FLANNEL_VNI: u32 = 1;
 
 /// The largest VNI (RFC 7348 section 5: 24 bits).
 const VNI_MAX: u32 = 0x00ff_ffff;
+
+/// The most VNIs of kernel peers: the engine takes 64 in all, one is ours.
+const KERNEL_VNIS_MAX: usize = 63;
+
+/// The most UDP ports of kernel peers: the engine takes 8 in all, one is ours, the configuration
+/// may name [`crate::config::UDP_PORTS_MAX`].
+const KERNEL_PORTS_MAX: usize = 3;
 
 const BACKEND_TYPE: &str = "flannel.alpha.coreos.com/backend-type";
 const BACKEND_DATA: &str = "flannel.alpha.coreos.com/backend-data";
@@ -102,6 +109,24 @@ impl KernelPeer {
     pub fn vteps(&self) -> impl Iterator<Item = &KernelVtep> {
         self.v4.iter().chain(&self.v6)
     }
+}
+
+/// Fails if a peer's VNIs and UDP ports are more than the engine takes, besides those of its
+/// predecessors. A cluster of flannel's has one of each.
+pub(super) fn check_variety(cluster: &Cluster, peer: Option<&KernelPeer>) -> Result<(), Conflict> {
+    let known = cluster.nodes.values().filter_map(|node| node.kernel_peer.as_ref());
+    let vteps: Vec<&KernelVtep> = known.chain(peer).flat_map(KernelPeer::vteps).collect();
+    let vnis: BTreeSet<u32> = vteps.iter().map(|vtep| vtep.vni).collect();
+    let ports: BTreeSet<u16> = vteps.iter().map(|vtep| vtep.udp_port).collect();
+    for (what, count, max) in
+        [("VNIs", vnis.len(), KERNEL_VNIS_MAX), ("UDP ports", ports.len(), KERNEL_PORTS_MAX)]
+    {
+        if peer.is_some() && count > max {
+            let message = format!("with it, kernel peers have {count} {what}, at most {max} fit");
+            return Err(Conflict::Annotation { annotation: BACKEND_DATA, message });
+        }
+    }
+    Ok(())
 }
 
 fn vtep(

@@ -5,8 +5,8 @@ use std::{path::Path, time::Duration};
 use control_api::{
     connect::{ConnectError, HandshakeError, connect_engine, handshake},
     engine::{
-        ApplyHeader, ApplyRequest, Object, ObjectBatch, PortError, apply_request::Part,
-        engine_client::EngineClient,
+        ApplyHeader, ApplyRequest, ListPortsRequest, Object, ObjectBatch, PortError, PortStatus,
+        apply_request::Part, engine_client::EngineClient,
     },
 };
 use tokio::time::timeout;
@@ -80,6 +80,21 @@ impl Session {
         Ok(Some(answer.port_errors))
     }
 
+    /// The ports that are not open now: the engine tries them again by itself.
+    pub(super) async fn port_errors(&mut self) -> Result<Vec<PortError>, SessionError> {
+        let failed = |status| SessionError::Status(Box::new(status));
+        let call = self.client.list_ports(ListPortsRequest {});
+        let answer = timeout(APPLY_TIMEOUT, call)
+            .await
+            .map_err(|_| SessionError::Silent { seconds: APPLY_TIMEOUT.as_secs() })?;
+        let mut ports = answer.map_err(failed)?.into_inner();
+        let mut errors = Vec::new();
+        while let Some(status) = ports.message().await.map_err(failed)? {
+            errors.extend(as_error(status));
+        }
+        Ok(errors)
+    }
+
     /// Makes sure that the same engine is still there.
     pub(super) async fn heartbeat(&mut self) -> Result<(), SessionError> {
         let answer = handshake(&mut self.client, CLIENT).await.map_err(SessionError::Handshake)?;
@@ -89,6 +104,11 @@ impl Session {
             Err(SessionError::Restarted)
         }
     }
+}
+
+/// A port that is not open, and why.
+fn as_error(status: PortStatus) -> Option<PortError> {
+    (status.state != "up").then_some(PortError { port: status.name, message: status.detail })
 }
 
 /// The messages of one batch: the header, then the objects in portions.
