@@ -11,6 +11,8 @@
 mod ethtool;
 mod interface;
 mod ledger;
+#[cfg(test)]
+mod loom_model;
 mod mapping;
 mod namespace;
 mod open;
@@ -18,6 +20,8 @@ mod pin;
 mod program;
 mod queue;
 mod ring;
+#[cfg(test)]
+mod ring_tests;
 mod socket;
 mod sync;
 

@@ -77,7 +77,7 @@ fn call<T: Request>(interface: &str, request: &mut T) -> io::Result<()> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     for (to, from) in name.iter_mut().zip(interface.bytes()) {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     let pointer: *mut c_void = (&raw mut *request).cast();
     let mut argument = libc::ifreq {

@@ -27,7 +27,7 @@ const NEED_WAKEUP: u32 = 1;
 
 /// Where a ring's parts lie.
 #[derive(Debug)]
-pub(super) struct RingMemory<T> {
+pub(crate) struct RingMemory<T> {
     producer: NonNull<AtomicU32>,
     consumer: NonNull<AtomicU32>,
     flags: NonNull<AtomicU32>,
@@ -45,7 +45,7 @@ impl<T: Copy> RingMemory<T> {
     ///
     /// All pointers are valid and aligned for as long as the value lives, `slots` for `entries` slots; the far side follows
     /// the ring protocol; nobody else uses our side.
-    pub(super) unsafe fn new(
+    pub(crate) unsafe fn new(
         producer: NonNull<AtomicU32>,
         consumer: NonNull<AtomicU32>,
         flags: NonNull<AtomicU32>,
@@ -87,7 +87,7 @@ impl<T: Copy> RingMemory<T> {
 
 /// A ring that we fill: fill or tx.
 #[derive(Debug)]
-pub(super) struct ProducerRing<T> {
+pub(crate) struct ProducerRing<T> {
     memory: RingMemory<T>,
     /// Next slot to write. At most `pending` ahead of what is published.
     next: u32,
@@ -98,14 +98,14 @@ pub(super) struct ProducerRing<T> {
 
 impl<T: Copy> ProducerRing<T> {
     /// Takes over our side of a ring.
-    pub(super) fn new(memory: RingMemory<T>) -> Self {
+    pub(crate) fn new(memory: RingMemory<T>) -> Self {
         let next = memory.producer().load(Ordering::Relaxed);
         let consumer_seen = memory.consumer().load(OBSERVE);
         Self { memory, next, published: next, consumer_seen }
     }
 
     /// Slots that can be written, at least `wanted` if there are so many: looks at the far side only when it must.
-    pub(super) fn free_slots(&mut self, wanted: u32) -> u32 {
+    pub(crate) fn free_slots(&mut self, wanted: u32) -> u32 {
         let known = self.free_known();
         if known >= wanted {
             return known;
@@ -116,7 +116,7 @@ impl<T: Copy> ProducerRing<T> {
 
     /// Writes the next slot. False, and nothing happens, if no free slot is known; ask [`Self::free_slots`] first.
     #[must_use]
-    pub(super) fn push(&mut self, value: T) -> bool {
+    pub(crate) fn push(&mut self, value: T) -> bool {
         if self.free_known() == 0 {
             return false;
         }
@@ -127,7 +127,7 @@ impl<T: Copy> ProducerRing<T> {
     }
 
     /// Shows what was pushed to the far side.
-    pub(super) fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         if self.published != self.next {
             self.published = self.next;
             self.memory.producer().store(self.next, PUBLISH);
@@ -135,13 +135,13 @@ impl<T: Copy> ProducerRing<T> {
     }
 
     /// Slots published that the far side has not consumed yet.
-    pub(super) fn unconsumed(&mut self) -> u32 {
+    pub(crate) fn unconsumed(&mut self) -> u32 {
         self.consumer_seen = self.memory.consumer().load(OBSERVE);
         self.published.wrapping_sub(self.consumer_seen).min(self.memory.entries())
     }
 
     /// Whether the kernel wants a system call.
-    pub(super) fn needs_wakeup(&self) -> bool {
+    pub(crate) fn needs_wakeup(&self) -> bool {
         self.memory.needs_wakeup()
     }
 
@@ -154,7 +154,7 @@ impl<T: Copy> ProducerRing<T> {
 
 /// A ring that we empty: rx or completion.
 #[derive(Debug)]
-pub(super) struct ConsumerRing<T> {
+pub(crate) struct ConsumerRing<T> {
     memory: RingMemory<T>,
     /// Next slot to read.
     next: u32,
@@ -165,14 +165,14 @@ pub(super) struct ConsumerRing<T> {
 
 impl<T: Copy> ConsumerRing<T> {
     /// Takes over our side of a ring.
-    pub(super) fn new(memory: RingMemory<T>) -> Self {
+    pub(crate) fn new(memory: RingMemory<T>) -> Self {
         let next = memory.consumer().load(Ordering::Relaxed);
         let producer_seen = memory.producer().load(OBSERVE);
         Self { memory, next, released: next, producer_seen }
     }
 
     /// Slots that can be read; looks at the far side only when none is known.
-    pub(super) fn available(&mut self) -> u32 {
+    pub(crate) fn available(&mut self) -> u32 {
         if self.producer_seen == self.next {
             self.producer_seen = self.memory.producer().load(OBSERVE);
         }
@@ -181,7 +181,7 @@ impl<T: Copy> ConsumerRing<T> {
     }
 
     /// Reads the next slot; `None` if none is known to be there.
-    pub(super) fn pop(&mut self) -> Option<T> {
+    pub(crate) fn pop(&mut self) -> Option<T> {
         if self.producer_seen == self.next {
             return None;
         }
@@ -192,7 +192,7 @@ impl<T: Copy> ConsumerRing<T> {
     }
 
     /// Gives the slots that were read back to the far side.
-    pub(super) fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         if self.released != self.next {
             self.released = self.next;
             self.memory.consumer().store(self.next, PUBLISH);

@@ -1,6 +1,11 @@
 //! The atomics of the rings, and the two orderings that their protocol rests on.
 //!
 //! A loom test gives [`super::ring`] another module of this shape: loom's types, and orderings weakened on purpose.
+//!
+//! # Safety boundary
+//!
+//! Reads and writes of a slot are plain: whoever calls them vouches that the far side does not touch the slot meanwhile. The
+//! ring's indices say so.
 
 pub(super) use std::{
     cell::UnsafeCell,
