@@ -9,7 +9,7 @@
 //! version's lowest bit; the version changes whenever a key moved or went, so that a reader who missed can tell.
 
 use crate::{
-    ordering::{LOCK_BUCKET, PUBLISH_INDEX, UNLOCK_BUCKET},
+    ordering,
     region::Section,
     sync::{Acquire, AtomicU32, AtomicU64, Relaxed, Release, spin_loop},
 };
@@ -25,6 +25,10 @@ const SPINS_MAX: u32 = if cfg!(loom) { 2 } else { 256 };
 const LANES: u64 = 0x0001_0001_0001_0001;
 const LANE_HIGH: u64 = 0x8000_8000_8000_8000;
 const LOCKED: u32 = 1;
+
+/// What a free slot holds in place of an index: no entry lies there. A reader that sees a new tag before its index is led
+/// nowhere, not to an entry that it has not been shown.
+const NO_ENTRY: u32 = u32::MAX;
 
 /// Eight slots, each a tag and the index of an entry, or free.
 #[derive(Debug, Default)]
@@ -51,7 +55,7 @@ impl Bucket {
     /// The entry that a slot leads to. Whoever got it from here sees the entry's words (claim 1).
     #[inline]
     pub(crate) fn index(&self, slot: u32) -> u32 {
-        self.indices.get(slot as usize).map_or(0, |index| index.load(Acquire))
+        self.indices.get(slot as usize).map_or(NO_ENTRY, |index| index.load(Acquire))
     }
 
     /// A free slot. The caller holds the lock.
@@ -68,13 +72,13 @@ impl Bucket {
     /// Frees a slot. The caller holds the lock.
     pub(crate) fn clear(&self, slot: u32) {
         self.set_tag(slot, 0);
-        self.set_index(slot, 0);
+        self.set_index(slot, NO_ENTRY);
     }
 
     /// Makes a slot lead to another entry of the same key. The caller holds the lock.
     pub(crate) fn set_index(&self, slot: u32, entry: u32) {
         if let Some(index) = self.indices.get(slot as usize) {
-            index.store(entry, PUBLISH_INDEX);
+            index.store(entry, ordering::publish_index());
         }
     }
 
@@ -90,35 +94,30 @@ impl Bucket {
             tags.store(0, Relaxed);
         }
         for index in &self.indices {
-            index.store(0, Relaxed);
+            index.store(NO_ENTRY, Relaxed);
         }
         self.version.store(0, Relaxed);
     }
 
-    /// Takes the lock if it is free.
-    pub(crate) fn try_lock(&self) -> bool {
-        let version = self.version.load(Relaxed);
-        version & LOCKED == 0
-            && self
-                .version
-                .compare_exchange(version, version | LOCKED, LOCK_BUCKET, Relaxed)
-                .is_ok()
+    /// Takes the lock if it is free; returns the version to unlock with.
+    pub(crate) fn try_lock(&self) -> Option<u32> {
+        let version = self.version.fetch_or(LOCKED, ordering::lock_bucket());
+        (version & LOCKED == 0).then_some(version)
     }
 
-    /// Gives the lock back under a new version. The caller holds the lock.
-    pub(crate) fn unlock(&self) {
-        let version = self.version.load(Relaxed);
-        self.version.store(version.wrapping_add(LOCKED), UNLOCK_BUCKET);
+    /// Gives the lock back under a new version. The caller holds the lock, and got `version` with it.
+    pub(crate) fn unlock(&self, version: u32) {
+        self.version.store(version.wrapping_add(2), ordering::unlock_bucket());
     }
 
-    fn lock(&self) -> bool {
+    fn lock(&self) -> Option<u32> {
         for _ in 0..SPINS_MAX {
-            if self.try_lock() {
-                return true;
+            if let Some(version) = self.try_lock() {
+                return Some(version);
             }
             spin_loop();
         }
-        false
+        None
     }
 
     fn set_tag(&self, slot: u32, tag: u16) {
@@ -135,42 +134,39 @@ impl Bucket {
 /// The locks of up to four buckets, taken in ascending order so that two holders cannot wait for each other.
 pub(crate) struct LockedBuckets<'a> {
     buckets: &'a Section<Bucket>,
-    indices: [u32; 4],
-    held: usize,
+    /// Number of each bucket held, and the version to unlock it with.
+    held: [(u32, u32); 4],
+    count: usize,
 }
 
 impl<'a> LockedBuckets<'a> {
     /// Takes the locks of four buckets, some of which may be the same; `None` if one could not be had soon.
-    pub(crate) fn lock(buckets: &'a Section<Bucket>, mut indices: [u32; 4]) -> Option<Self> {
-        indices.sort_unstable();
-        let mut locked = Self { buckets, indices, held: 0 };
-        let mut previous = None;
-        for index in indices {
-            if previous != Some(index) && !buckets.at(index)?.lock() {
-                return None; // Dropping it gives back what it has.
+    pub(crate) fn lock(buckets: &'a Section<Bucket>, mut numbers: [u32; 4]) -> Option<Self> {
+        numbers.sort_unstable();
+        let mut locked = Self { buckets, held: [(0, 0); 4], count: 0 };
+        for number in numbers {
+            if !locked.holds(number) {
+                // Giving up drops `locked`, which gives back what it has.
+                let version = buckets.at(number)?.lock()?;
+                *locked.held.get_mut(locked.count)? = (number, version);
+                locked.count = locked.count.saturating_add(1);
             }
-            previous = Some(index);
-            locked.held = locked.held.saturating_add(1);
         }
         Some(locked)
     }
 
     /// Whether this bucket is among those held.
     pub(crate) fn holds(&self, bucket: u32) -> bool {
-        self.indices.iter().take(self.held).any(|&index| index == bucket)
+        self.held.iter().take(self.count).any(|&(number, _)| number == bucket)
     }
 }
 
 impl Drop for LockedBuckets<'_> {
     fn drop(&mut self) {
-        let mut previous = None;
-        for &index in self.indices.iter().take(self.held) {
-            if previous != Some(index)
-                && let Some(bucket) = self.buckets.at(index)
-            {
-                bucket.unlock();
+        for &(number, version) in self.held.iter().take(self.count) {
+            if let Some(bucket) = self.buckets.at(number) {
+                bucket.unlock(version);
             }
-            previous = Some(index);
         }
     }
 }

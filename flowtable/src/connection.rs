@@ -9,7 +9,8 @@ use crate::{
     entry::EntryIndex,
     facts::Ticks,
     key::{high32, low32},
-    sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release},
+    ordering,
+    sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed},
 };
 
 /// What both directions share.
@@ -64,7 +65,7 @@ impl Connection {
 
     /// Brings it to life, or makes it use other entries. Called under the locks of its buckets.
     pub(crate) fn set_life(&self, life: Life) {
-        self.life.store(life.pack(), Release);
+        self.life.store(life.pack(), ordering::publish_life());
     }
 
     /// Ends it, unless it ended already. Called under the locks of its buckets.

@@ -13,7 +13,7 @@
 
 use crate::{
     key::{Family, FlowKey, high32, low32},
-    ordering::RESTAMP_BY_EXCHANGE,
+    ordering,
     region::Section,
     scopes::Scopes,
     sync::{AtomicU64, Relaxed},
@@ -197,7 +197,7 @@ impl EntryView<'_> {
     pub(crate) fn restamp(self, judged: Stamp, version: u32) {
         let Some(word) = self.0.get(self.meta_at() + 1) else { return };
         let next = pack(Stamp { version, ..judged });
-        if RESTAMP_BY_EXCHANGE {
+        if ordering::restamp_by_exchange() {
             // Losing means that another worker stamped it, under a version that may be newer.
             let _ = word.compare_exchange(pack(judged), next, Relaxed, Relaxed);
         } else {

@@ -5,7 +5,7 @@
 //! `e + 1` or later, and the epoch can be `e + 2` only when all have: then it is reused (claim 3).
 
 use crate::{
-    ordering::{ANNOUNCE_EPOCH, FENCE_ONLINE, WAIT_FOR_GRACE},
+    ordering,
     sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release, SeqCst, fence},
 };
 
@@ -61,8 +61,8 @@ impl Epochs {
     pub(crate) fn quiesce(&self, participant: usize) {
         let Some(place) = self.announcements.get(participant) else { return };
         let global = self.global.load(Acquire);
-        place.epoch.store(global, ANNOUNCE_EPOCH);
-        if FENCE_ONLINE {
+        place.epoch.store(global, Release); // What was found before is not read after.
+        if ordering::fence_online() {
             // Either whoever frees sees this announcement, or what it unlinked before is not found from here on.
             fence(SeqCst);
         }
@@ -100,6 +100,6 @@ impl Epochs {
 
     /// Whether what was retired in epoch `retired` may be reused in epoch `global`.
     pub(crate) fn has_passed(retired: u64, global: u64) -> bool {
-        !WAIT_FOR_GRACE || global.wrapping_sub(retired) >= 2
+        global.wrapping_sub(retired) >= ordering::grace_epochs()
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     entry::Direction,
     facts::Ticks,
     key::{FlowKey, high32, low32},
-    ordering::{FENCE_FRAGMENT, RECHECK_FRAGMENT},
+    ordering,
     sync::{Acquire, AtomicU32, AtomicU64, Relaxed, Release, fence, spin_loop},
 };
 
@@ -173,7 +173,7 @@ impl Fragment {
                 },
             };
             fence(Acquire);
-            if !RECHECK_FRAGMENT || self.version.load(Relaxed) == version {
+            if !ordering::recheck_fragment() || self.version.load(Relaxed) == version {
                 return Some(noted);
             }
         }
@@ -186,7 +186,7 @@ impl Fragment {
         if self.version.compare_exchange(version, odd, Acquire, Relaxed).is_err() {
             return false;
         }
-        if FENCE_FRAGMENT {
+        if ordering::fence_fragment() {
             fence(Release);
         }
         self.noted.store(now, Relaxed);

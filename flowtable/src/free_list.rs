@@ -6,7 +6,7 @@
 
 use crate::{
     key::{high32, low32},
-    ordering::{PUSH_HEAD, TAG_HEAD},
+    ordering,
     sync::{Acquire, AtomicU32, AtomicU64, Relaxed},
 };
 
@@ -50,7 +50,11 @@ impl FreeList {
             if count == 0 {
                 return 0;
             }
-            if self.head.compare_exchange(head, tagged(head, next), PUSH_HEAD, Relaxed).is_ok() {
+            if self
+                .head
+                .compare_exchange(head, tagged(head, next), ordering::exchange_head(), Relaxed)
+                .is_ok()
+            {
                 return count;
             }
         }
@@ -72,7 +76,7 @@ impl FreeList {
             let head = self.head.load(Relaxed);
             last_link.store(low32(head), Relaxed);
             let next = tagged(head, first.wrapping_add(1));
-            if self.head.compare_exchange(head, next, PUSH_HEAD, Relaxed).is_ok() {
+            if self.head.compare_exchange(head, next, ordering::exchange_head(), Relaxed).is_ok() {
                 return true;
             }
         }
@@ -82,7 +86,7 @@ impl FreeList {
 
 /// A head with another index and the next tag.
 fn tagged(head: u64, index_plus_one: u32) -> u64 {
-    let tag = if TAG_HEAD { high32(head).wrapping_add(1) } else { 0 };
+    let tag = if ordering::tag_head() { high32(head).wrapping_add(1) } else { 0 };
     (u64::from(tag) << 32) | u64::from(index_plus_one)
 }
 

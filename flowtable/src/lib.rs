@@ -30,6 +30,8 @@ mod free_list;
 mod hash;
 mod key;
 mod layout;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod ordering;
 mod region;
 mod scopes;

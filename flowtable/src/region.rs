@@ -13,6 +13,7 @@
 use std::io;
 
 /// Huge pages are 2 MiB on the machines we run on.
+#[cfg(not(loom))]
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Where a table's region lies.

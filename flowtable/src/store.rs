@@ -15,7 +15,7 @@ use crate::{
     hash::{FlowHash, KeyedHash},
     key::{Family, FlowKey},
     layout::{HEADER_WORDS, Header, Layout},
-    ordering::RECHECK_MOVED,
+    ordering,
     region::{Region, Section, does_not_fit},
     sync::{Acquire, Arc, AtomicU32, AtomicU64, Mutex, fence},
     tracking::{Sides, Tracking},
@@ -150,7 +150,7 @@ impl Store {
                 return found;
             }
             let found = self.probe_bucket(second, tag, key);
-            if found.is_some() || !RECHECK_MOVED {
+            if found.is_some() || !ordering::recheck_moved() {
                 return found;
             }
             // A key moves only under the locks of both its buckets: if the first stayed as it was, none moved.
@@ -240,15 +240,16 @@ impl Store {
         let Some(to) = self.buckets.at(number) else { return false };
         // Not one that is held already: its free slots were looked at, or are spoken for. Nobody is waited for here, so
         // the order of locks does not matter.
-        if locked.holds(number) || !to.try_lock() {
+        if locked.holds(number) {
             return false;
         }
+        let Some(version) = to.try_lock() else { return false };
         let moved = to.free_slot().inspect(|&slot| {
             // There before it is gone from here: who looks in both misses it only if a version changes (claim 7).
             to.fill(slot, hash.tag(), index.0);
             from.clear(place.slot);
         });
-        to.unlock();
+        to.unlock(version);
         moved.is_some()
     }
 

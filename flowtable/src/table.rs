@@ -223,6 +223,12 @@ impl<A: Action> FlowTable<A> {
 }
 
 impl<A> FlowTable<A> {
+    /// What the table is made of, for tests of its parts.
+    #[cfg(all(test, loom))]
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     fn action_bytes() -> u32 {
         u32::try_from(size_of::<A>()).unwrap_or(u32::MAX)
     }

@@ -6,7 +6,7 @@ use crate::{
     counters::Counter,
     counters::WorkerCounters,
     entry::{Direction, Stamp},
-    ordering::NEWEST_WINS,
+    ordering,
     scopes::{Scopes, is_newer},
     sync::Relaxed,
 };
@@ -118,7 +118,7 @@ impl WorkerCore {
         }
         let current = store.both_entries(old)?;
         let is_older = current.iter().all(|entry| is_newer(version, entry.stamp().version));
-        if NEWEST_WINS && !is_older {
+        if ordering::newest_wins() && !is_older {
             return Some(Swap::Newer(old));
         }
         let directions = [Direction::Forward, Direction::Reply];

@@ -7,7 +7,7 @@ use crate::{
     facts::{PacketFacts, Ticks},
     hash::FlowHash,
     key::FlowKey,
-    ordering::SEARCH_UNDER_LOCK,
+    ordering,
     scopes::{Scopes, is_newer},
     store::{Found, Place},
     sync::Relaxed,
@@ -183,7 +183,7 @@ impl WorkerCore {
         }
 
         let locked = store.lock(new.forward_hash, new.reply_hash)?;
-        if SEARCH_UNDER_LOCK {
+        if ordering::search_under_lock() {
             if let Some(found) = store.probe(&new.forward, new.forward_hash) {
                 return Some(Step::Done(adopt(&found, new.version)));
             }
