@@ -6,6 +6,7 @@ use control_api::node;
 
 use crate::{
     attachment::{Attachment, Phase},
+    compile::router_mac,
     daemon::Daemon,
     link,
     range::PodRange,
@@ -69,6 +70,8 @@ impl Daemon {
             used: saturate(usage.used),
             reserved: saturate(usage.reserved),
         });
+        let node = self.desired.this_node().ok();
+        let router_mac = node.as_ref().and_then(|node| router_mac(node).ok());
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         Ok(node::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -84,6 +87,8 @@ impl Daemon {
             pods: count(cluster.as_ref().map_or(0, |cluster| cluster.pods.len())),
             attachments: count(attachments.len()),
             problems,
+            router_mac: router_mac.map(|mac| mac.to_string()).unwrap_or_default(),
+            pod_mtu_bytes: node.map(|node| self.pod_mtu_bytes(&node)).unwrap_or_default(),
         })
     }
 

@@ -40,6 +40,8 @@ async fn routes_of_the_node_follow_the_cluster() {
     until_routes(&node, "own ranges", |routes| routes == ["10.244.1.0/24", "fd00:10:244:1::/64"])
         .await;
     let own = node.namespace();
+    let status = node.status().await;
+    assert_eq!((&*status.router_mac, status.pod_mtu_bytes), ("0a:58:c0:00:02:01", 1450));
     let route = ip_json(&own, &["route", "show", "10.244.1.0/24"]);
     assert_eq!(route[0]["prefsrc"], "192.0.2.1", "{route}");
     assert_eq!(route[0]["gateway"], "10.244.1.1", "{route}");

@@ -106,6 +106,8 @@ struct ControlReport {
     attachments: u32,
     ranges: Vec<RangeReport>,
     problems: Vec<String>,
+    router_mac: String,
+    pod_mtu_bytes: u32,
 }
 
 /// A range of pod addresses.
@@ -169,6 +171,8 @@ impl From<&node::Status> for ControlReport {
             attachments: status.attachments,
             ranges: status.ranges.iter().map(range).collect(),
             problems: status.problems.clone(),
+            router_mac: status.router_mac.clone(),
+            pod_mtu_bytes: status.pod_mtu_bytes,
         }
     }
 }
@@ -242,6 +246,10 @@ impl ControlReport {
             self.nodes, self.pods, self.attachments
         );
         line(text, "objects", &objects);
+        if !self.router_mac.is_empty() {
+            line(text, "router MAC", &self.router_mac);
+            line(text, "pod MTU", &self.pod_mtu_bytes.to_string());
+        }
         for range in &self.ranges {
             let used = of(range.used, range.addresses);
             line(text, "range", &format!("{}: {used}, {} reserved", range.cidr, range.reserved));
