@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use encap::{
     ecn::TrafficClass,
-    ethernet::EthernetView,
+    ethernet::{EtherType, EthernetView},
     icmp::IcmpView,
     icmp_error::{ErrorCause, ErrorReply},
     icmpv6::Icmpv6View,
@@ -22,7 +22,7 @@ use crate::{
     packet::Packet,
     parse::{Headers, IP_OFFSET, key, outer::OuterTooBig},
     pipeline::Pass,
-    rewrite::Outgoing,
+    rewrite::{Outgoing, mtu_for},
     snapshot::VrfIndex,
     trace::Detail,
 };
@@ -32,6 +32,9 @@ const PATH_MTU_BYTES_MIN: u32 = 552;
 
 /// MTUs that links have, from the largest: what to try when a router does not tell (RFC 1191 section 7.1).
 const PLATEAUS: [u32; 7] = [65_535, 17_914, 8166, 4352, 2002, 1492, 1006];
+
+/// As much as the longest error quotes (RFC 4443 section 2.4 (c)).
+const QUOTE_BYTES_MAX: usize = encap::icmp_error::IPV6_ERROR_BYTES_MAX;
 
 impl Pass<'_> {
     /// TTL or hop limit ran out.
@@ -144,22 +147,24 @@ impl Pass<'_> {
             0 => PLATEAUS.into_iter().find(|mtu| *mtu < message.packet_bytes).unwrap_or(0),
             mtu => mtu,
         };
-        let mtu = outer_mtu.saturating_sub(overhead).max(PATH_MTU_BYTES_MIN);
-        let mtu_bytes = u16::try_from(mtu).unwrap_or(u16::MAX);
-        self.snapshot.path_mtus.lower(way, mtu_bytes, self.now);
-        let vrf = message.vni.and_then(|vni| self.snapshot.vrf_of_vni(vni));
-        if let Some(vrf) = vrf {
-            self.tell_inner_sender(&packet, message.inner_offset, vrf, mtu);
+        // A router that lets the packet pass has nothing to say.
+        if outer_mtu < message.packet_bytes {
+            let mtu = outer_mtu.saturating_sub(overhead).max(PATH_MTU_BYTES_MIN);
+            let mtu_bytes = u16::try_from(mtu).unwrap_or(u16::MAX);
+            self.snapshot.path_mtus.lower(way, mtu_bytes, self.now);
+            self.tell_inner_sender(&packet, message, mtu_bytes);
         }
         self.consume(packet);
     }
 
-    /// `inner_offset` is where the quoted inner Ethernet frame starts.
-    fn tell_inner_sender(&mut self, packet: &Packet, inner_offset: usize, vrf: VrfIndex, mtu: u32) {
+    fn tell_inner_sender(&mut self, packet: &Packet, message: &OuterTooBig, mtu_bytes: u16) {
+        let Some(vrf) = message.vni.and_then(|vni| self.snapshot.vrf_of_vni(vni)) else { return };
         let frame = packet.data(self.pool.region());
-        let quoted = frame.get(inner_offset..).unwrap_or(&[]);
+        let quoted = frame.get(message.inner_offset..).unwrap_or(&[]);
         let Ok((ethernet, inner)) = EthernetView::parse(quoted) else { return };
         let destination = ethernet.destination();
+        let is_ipv4 = ethernet.ether_type() == EtherType::IPV4;
+        let mtu = u32::from(mtu_for(mtu_bytes, is_ipv4));
         let mut copy = [0; QUOTE_BYTES_MAX];
         let Some(copy) = copy.get_mut(..inner.len().min(QUOTE_BYTES_MAX)) else { return };
         copy.copy_from_slice(inner.get(..copy.len()).unwrap_or(&[]));
@@ -168,6 +173,3 @@ impl Pass<'_> {
         }
     }
 }
-
-/// As much as the longest error quotes (RFC 4443 section 2.4 (c)).
-const QUOTE_BYTES_MAX: usize = encap::icmp_error::IPV6_ERROR_BYTES_MAX;

@@ -60,9 +60,10 @@ impl Pass<'_> {
                 let detail = Detail::NextHop { next_hop: index };
                 return self.drop_packet(packet, DropReason::NextHopUnresolved, detail);
             }
-            NextHop::Tunnel(hop) => {
-                tunnel_mtu(self.snapshot.path_mtus.limit(index, hop.mtu_bytes, self.now), headers)
-            }
+            NextHop::Tunnel(hop) => mtu_for(
+                self.snapshot.path_mtus.limit(index, hop.mtu_bytes, self.now),
+                headers.source.is_ipv4(),
+            ),
             NextHop::Unreachable => return self.unreachable(packet, headers),
             NextHop::Blackhole => {
                 let detail = Detail::Destination { destination: headers.destination };
@@ -153,13 +154,11 @@ impl Pass<'_> {
     }
 }
 
-/// IPv6 must be carried in packets of 1280 bytes (RFC 8200 section 5), whatever the underlay says.
-fn tunnel_mtu(mtu_bytes: u16, headers: &Headers) -> u16 {
+/// What a tunnel of this MTU carries of a family: IPv6 in packets of 1280 bytes, whatever the underlay says
+/// (RFC 8200 section 5).
+pub(crate) fn mtu_for(mtu_bytes: u16, is_ipv4: bool) -> u16 {
     const IPV6_MTU_BYTES_MIN: u16 = 1280;
-    match headers.source {
-        IpAddr::V4(_) => mtu_bytes,
-        IpAddr::V6(_) => mtu_bytes.max(IPV6_MTU_BYTES_MIN),
-    }
+    if is_ipv4 { mtu_bytes } else { mtu_bytes.max(IPV6_MTU_BYTES_MIN) }
 }
 
 fn ethernet(

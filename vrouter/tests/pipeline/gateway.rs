@@ -19,7 +19,7 @@ use crate::rig::{
     only_sent, reasons, run, run_from,
 };
 
-fn arp_request(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+pub(crate) fn arp_request(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     let mut frame = vec![0; ArpPacket::FRAME_LEN];
     ArpPacket::request(Node::A.pod_mac(10), sender, target).write_frame(&mut frame).unwrap();
     // As a device pads it.
@@ -27,7 +27,7 @@ fn arp_request(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     frame
 }
 
-fn solicitation(source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
+pub(crate) fn solicitation(source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
     let header = EthernetHeader {
         destination: MacAddress::from_ipv6_group(solicited_node_group(target)),
         source: Node::A.pod_mac(10),

@@ -6,8 +6,14 @@
     reason = "a test fails by panicking"
 )]
 
+mod bench;
+mod checksums;
+mod flows;
 mod forwarding;
 mod gateway;
+mod golden;
 mod icmp_errors;
+mod noise;
 mod refusals;
 mod rig;
+mod sizes;
