@@ -15,16 +15,16 @@ mod error;
 mod field;
 mod group;
 mod object;
+mod routes;
 mod slots;
 mod state;
 
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, mem, net::IpAddr, ops::ControlFlow, sync::Arc};
+use std::{collections::HashMap, mem, net::IpAddr, sync::Arc};
 
 use flowtable::ScopeVersions;
-use ipnet::IpNet;
 
 pub use batch::Batch;
 pub use error::{ApplyError, Problem};
@@ -32,6 +32,7 @@ pub use object::{
     NextHopObject, NodeObject, PORT_ADDRESSES_MAX, PortObject, ROUTE_NEXT_HOPS_MAX, Role, RouteKey,
     RouteObject, TunnelObject, VXLAN_UDP_PORT, VrfObject, VxlanObject,
 };
+pub use routes::Routes;
 
 use self::{
     compile::compile,
@@ -266,33 +267,6 @@ impl Config {
     #[must_use]
     pub fn route_count(&self) -> usize {
         self.state.vrfs.values().map(|vrf| vrf.fib.len()).sum()
-    }
-
-    /// Visits the routes of all VRFs, or of one, in order, until `visit` breaks.
-    pub fn for_each_route(
-        &self,
-        vrf: Option<u32>,
-        mut visit: impl FnMut(RouteObject, RouteOrigin) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        for (id, state) in &*self.state.vrfs {
-            if vrf.is_some_and(|vrf| vrf != *id) {
-                continue;
-            }
-            state.fib.for_each(|prefix, group| {
-                let (route, origin) = self.state.describe_route(*id, state.index, prefix, group);
-                visit(route, origin)
-            })?;
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// The route that `address` takes.
-    #[must_use]
-    pub fn route_to(&self, vrf: u32, address: IpAddr) -> Option<(RouteObject, RouteOrigin)> {
-        let state = self.state.vrfs.get(&vrf)?;
-        let found = state.fib.lookup(address)?;
-        let prefix: IpNet = crate::fib::prefix_of(address, found.length);
-        Some(self.state.describe_route(vrf, state.index, prefix, found.group))
     }
 
     /// The name of the port or tunnel in a next-hop slot.

@@ -40,7 +40,7 @@ use crate::{
     memory::{CreateRegionError, Depot, Region, RegionConfig},
     next_hop::Adjacency,
     placement::WorkerPlace,
-    port::{PortOpener, PortRef, Steering},
+    port::{Backend, PortOpener, PortRef, Steering},
     publish::{Publisher, Subscriber},
     runtime::{Event, Runtime, RuntimeConfig, StopError, Stopped, WorkerLate},
     snapshot::Snapshot,
@@ -260,6 +260,25 @@ impl<P: Process> Engine<P> {
     /// Tells how the underlay reaches a tunnel's remote end; in force with a later [`Self::tick`].
     pub fn set_adjacency(&mut self, address: IpAddr, adjacency: Adjacency) {
         self.config.set_adjacency(address, adjacency);
+    }
+
+    /// Tells that an interface of the engine's own namespace is gone. The rings of a port on it may say nothing any more; the
+    /// port is closed, and looked for again.
+    pub fn lose_interface(&mut self, interface: &str) {
+        let is_on_it = |object: &PortObject| match &object.backend {
+            Backend::AfXdp(backend) => {
+                backend.netns_path.is_none() && backend.interface == interface
+            }
+            Backend::Memory => false,
+        };
+        let attached: Vec<_> =
+            self.ports.attached_ports().into_iter().map(|(port, _)| port).collect();
+        let lost = self.config.ports().filter(|(_, object)| is_on_it(object));
+        let lost: Vec<_> = lost.map(|(port, _)| port).filter(|it| attached.contains(it)).collect();
+        for port in lost {
+            self.lose(port, format!("{interface} is gone; it is looked for again"));
+            self.runtime.detach(port);
+        }
     }
 
     /// The configuration in force: ports, routes, tunnels.

@@ -291,7 +291,7 @@ fn a_full_sync_removes_what_it_does_not_name() {
     assert_eq!(changes.closed.len(), 1);
     assert_eq!(&*changes.closed[0].1.name, "default/b");
     let mut routes = Vec::new();
-    let _ = config.for_each_route(None, |RouteObject { key, next_hops }, origin| {
+    let _ = config.routes().for_each(None, |RouteObject { key, next_hops }, origin| {
         routes.push((key.prefix.to_string(), next_hops[0].clone(), origin));
         ControlFlow::Continue(())
     });
@@ -324,7 +324,7 @@ fn an_address_may_move_between_ports_in_one_batch() {
     let moved = vec![guest("default/c", &["10.244.1.3"]).object()];
     let gone = vec![api::object_key::Kind::Port("default/a".into())];
     try_apply(&mut config, false, moved, gone).unwrap();
-    let (route, _) = config.route_to(0, "10.244.1.3".parse().unwrap()).unwrap();
+    let (route, _) = config.routes().to(0, "10.244.1.3".parse().unwrap()).unwrap();
     assert_eq!(*route.next_hops, [NextHopObject::Port("default/c".into())]);
 }
 
