@@ -1,0 +1,315 @@
+//! A node whose dataplane is the engine, run in this process by a thread inside the node's namespace.
+
+use std::{
+    fs::File,
+    net::IpAddr,
+    os::fd::AsFd,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use control_api::engine as api;
+use encap::MacAddress;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use vrouter::{
+    config::{Batch, Role},
+    engine::{Engine, EngineConfig},
+    flows::Flows,
+    idle::IdleMode,
+    memory::RegionConfig,
+    next_hop::Adjacency,
+    pipeline::Pipeline,
+    placement::WorkerPlace,
+    port::af_xdp::AfXdpOpener,
+    runtime::Stopped,
+    trace::DropTrace,
+    underlay::{Change, Underlay, Way},
+};
+
+use crate::{
+    namespace::Namespace,
+    plan::{Node, Pod, set_up_uplink},
+};
+
+/// How often the engine's owner lets time pass.
+const TICK: Duration = Duration::from_millis(2);
+const FRAMES: u32 = 16_384;
+
+type Question = Box<dyn FnOnce(&mut Engine<Pipeline>) + Send>;
+
+/// How a node reaches the other one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tunnel {
+    /// The family of the underlay.
+    pub(crate) is_v6: bool,
+    pub(crate) udp_port: u16,
+    /// The MAC address that the other node wants in inner frames.
+    pub(crate) remote_router_mac: MacAddress,
+}
+
+impl Tunnel {
+    /// What the outer headers leave of the underlay's 1500 bytes.
+    pub(crate) fn mtu_bytes(self) -> u16 {
+        if self.is_v6 { 1430 } else { 1450 }
+    }
+}
+
+pub(crate) struct EngineNode {
+    pub(crate) namespace: Namespace,
+    pub(crate) pods: Vec<Pod>,
+    node: Node,
+    peer: Node,
+    questions: mpsc::Sender<Question>,
+    thread: Option<JoinHandle<Stopped>>,
+    generation: u64,
+    /// Pods leave checksums to their interface.
+    has_partial_checksums: bool,
+}
+
+impl EngineNode {
+    /// Starts an engine in a namespace that has the interface `up0`; the tunnel and the pods come with [`Self::configure`].
+    pub(crate) fn start(namespace: Namespace, node: Node, peer: Node) -> Self {
+        set_up_uplink(&namespace, node);
+        set_up_host_port(&namespace, node);
+        let (questions, inbox) = mpsc::channel();
+        let path = namespace.path();
+        let thread = thread::spawn(move || {
+            let file = File::open(path).unwrap();
+            // All threads of the engine are started from here, and so are in the namespace too.
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            run(&inbox)
+        });
+        let pods = Vec::new();
+        Self {
+            namespace,
+            pods,
+            node,
+            peer,
+            questions,
+            thread: Some(thread),
+            generation: 0,
+            has_partial_checksums: false,
+        }
+    }
+
+    /// Attaches pods 10, 11 and so on.
+    pub(crate) fn attach_pods(&mut self, count: u8, mtu_bytes: u16) {
+        for number in (10..).take(usize::from(count)) {
+            let end = host_end(number);
+            self.pods.push(Pod::create(&self.namespace, self.node, number, &end, mtu_bytes));
+        }
+    }
+
+    /// Lets the pods leave checksums to their interfaces.
+    pub(crate) fn let_pods_offload_checksums(&mut self) {
+        for pod in &self.pods {
+            pod.namespace.run("ethtool -K eth0 tx on");
+        }
+        self.has_partial_checksums = true;
+    }
+
+    /// Puts everything in force: the pods there are, and the tunnel to the other node.
+    pub(crate) fn configure(&mut self, tunnel: Tunnel) {
+        self.generation += 1;
+        let mut batch = Batch::new(self.generation, true);
+        let upserts = self.objects(tunnel);
+        batch.push(api::ObjectBatch { upserts, deletes: vec![] }).unwrap();
+        let applied = self.ask(move |engine| engine.apply(batch));
+        assert_eq!(applied.unwrap().port_errors, []);
+    }
+
+    /// Asks the engine something, on its thread.
+    pub(crate) fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Engine<Pipeline>) -> T + Send + 'static,
+    ) -> T {
+        let (answer, answered) = mpsc::channel();
+        let question = Box::new(move |engine: &mut Engine<Pipeline>| {
+            answer.send(question(engine)).unwrap();
+        });
+        self.questions.send(question).unwrap();
+        answered.recv().unwrap()
+    }
+
+    /// What happened to packets, for the message of a failure.
+    pub(crate) fn story(&self) -> String {
+        self.ask(|engine| {
+            let ports = engine.ports();
+            let lines = ports.iter().map(|port| {
+                let (name, totals) = (&port.object.name, &port.totals);
+                format!("{name} {:?} {} {totals:?}\n", port.state, port.backend)
+            });
+            lines.collect()
+        })
+    }
+
+    fn objects(&self, tunnel: Tunnel) -> Vec<api::Object> {
+        let (node, peer) = (self.node, self.peer);
+        let backend = |interface: &str| api::AfXdpBackend {
+            interface: interface.into(),
+            partial_checksums: self.has_partial_checksums && interface.starts_with("veth"),
+            ..api::AfXdpBackend::default()
+        };
+        let pods = (10..).zip(&self.pods).map(|(number, pod)| {
+            let addresses = pod.addresses.map(bytes).to_vec();
+            let name = format!("default/pod{number}");
+            let mac = node.pod_mac(number);
+            port(&name, api::port::Role::Guest, mac, addresses, backend(&host_end(number)))
+        });
+        let own = node.addresses().map(bytes).to_vec();
+        let fixed = [
+            api::object::Kind::Node(api::Node {
+                name: format!("node{}", node.0),
+                vtep_addresses: own.clone(),
+                router_mac: node.router_mac().octets().into(),
+                uplink_port: "uplink".into(),
+                host_port: "host".into(),
+                ..api::Node::default()
+            }),
+            api::object::Kind::Vrf(api::Vrf {
+                id: 0,
+                name: "default".into(),
+                vnis: vec![1],
+                gateway_addresses: node.gateways().map(bytes).to_vec(),
+                gateway_mac: node.gateway_mac().octets().into(),
+            }),
+            port("uplink", api::port::Role::Uplink, MacAddress::ZERO, vec![], backend("up0")),
+            port("host", api::port::Role::Host, node.router_mac(), own, backend("vrhost1")),
+            api::object::Kind::Tunnel(api::Tunnel {
+                name: "peer".into(),
+                remote: bytes(peer.address(tunnel.is_v6)),
+                vni: 1,
+                udp_port: tunnel.udp_port.into(),
+                remote_router_mac: tunnel.remote_router_mac.octets().into(),
+                ..api::Tunnel::default()
+            }),
+        ];
+        let ranges = peer.pod_ranges().into_iter();
+        let nodes = peer.addresses().map(|own| (own, if own.is_ipv4() { 32 } else { 128 }));
+        let routes = ranges.chain(nodes).map(|(prefix, length)| {
+            let prefix = api::Prefix { address: bytes(prefix), length: length.into() };
+            let via = api::next_hop::Via::Tunnel("peer".into());
+            api::object::Kind::Route(api::Route {
+                key: Some(api::RouteKey { vrf: 0, prefix: Some(prefix) }),
+                next_hops: vec![api::NextHop { via: Some(via) }],
+            })
+        });
+        let all = fixed.into_iter().chain(pods).chain(routes);
+        all.map(|kind| api::Object { kind: Some(kind) }).collect()
+    }
+
+    /// Stops the engine; checks that all packets and all frames are accounted for.
+    pub(crate) fn finish(mut self) {
+        let story = self.story();
+        drop(self.questions);
+        let stopped = self.thread.take().unwrap().join().unwrap();
+        let balance = stopped.stats.balance();
+        assert_eq!(balance.under_way(), 0, "{balance:?}\n{story}");
+        assert_eq!(stopped.frames_missing, 0);
+    }
+}
+
+fn host_end(number: u8) -> String {
+    format!("veth{number}")
+}
+
+/// The pair toward the node's own stack, and the stack's routes to pods and to the other node's.
+fn set_up_host_port(namespace: &Namespace, node: Node) {
+    let mac = node.router_mac();
+    namespace.ip(&format!("link add vrhost0 address {mac} type veth peer vrhost1"));
+    namespace.run("ethtool -K vrhost0 tx off");
+    for end in ["vrhost0", "vrhost1"] {
+        namespace.sysctl(&format!("net.ipv4.conf.{end}.rp_filter"), "0");
+        namespace.ip(&format!("link set {end} mtu 1430"));
+        namespace.ip(&format!("link set {end} up"));
+    }
+    let ranges = ["10.244.0.0/16", "fd00:10:244::/48"];
+    for (index, range) in ranges.into_iter().enumerate() {
+        let (gateway, source) = (node.gateways()[index], node.addresses()[index]);
+        namespace.ip(&format!("route add {range} via {gateway} dev vrhost0 onlink src {source}"));
+    }
+}
+
+fn bytes(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().into(),
+        IpAddr::V6(address) => address.octets().into(),
+    }
+}
+
+fn port(
+    name: &str,
+    role: api::port::Role,
+    mac: MacAddress,
+    addresses: Vec<Vec<u8>>,
+    backend: api::AfXdpBackend,
+) -> api::object::Kind {
+    api::object::Kind::Port(api::Port {
+        name: name.into(),
+        role: role.into(),
+        addresses,
+        mac: if role == api::port::Role::Uplink { vec![] } else { mac.octets().into() },
+        backend: Some(api::port::Backend::AfXdp(backend)),
+        ..api::Port::default()
+    })
+}
+
+/// What the engine's main thread does, until nobody asks any more.
+fn run(inbox: &mpsc::Receiver<Question>) -> Stopped {
+    let flows = Arc::new(Flows::create(&flow_config()).unwrap());
+    let config = EngineConfig {
+        workers: vec![WorkerPlace::default(); 2],
+        idle: IdleMode::Adaptive,
+        region: RegionConfig { frame_count: FRAMES, frame_bytes: 2048, huge_pages: false },
+    };
+    let mut engine = Engine::start(
+        &config,
+        Arc::clone(&flows),
+        |depot| Box::new(AfXdpOpener::new(Arc::clone(depot.region()), None)),
+        |worker, snapshots| {
+            Pipeline::new(worker, snapshots, Arc::clone(&flows), DropTrace::default())
+        },
+    )
+    .unwrap();
+    let mut underlay = Underlay::open().unwrap();
+    loop {
+        match inbox.recv_timeout(TICK) {
+            Ok(question) => question(&mut engine),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        }
+        underlay.set_targets(engine.config().underlay_addresses());
+        for change in underlay.poll(Instant::now()).unwrap() {
+            if let Change::Way { remote, way } = change {
+                let adjacency = adjacency(&engine, &way);
+                engine.set_adjacency(remote, adjacency);
+            }
+        }
+        engine.tick(|_| {});
+    }
+    engine.stop().unwrap()
+}
+
+fn flow_config() -> flowtable::Config {
+    flowtable::Config {
+        ipv4_connections_max: 1 << 12,
+        ipv6_connections_max: 1 << 12,
+        fragments_max: 1 << 8,
+        hash_key: [1, 2],
+        memory: flowtable::Memory::Heap,
+        tracking: flowtable::Tracking::default(),
+    }
+}
+
+fn adjacency(engine: &Engine<Pipeline>, way: &Way) -> Adjacency {
+    let uplink = engine.config().ports().find(|(_, object)| object.role == Role::Uplink);
+    match (way, uplink) {
+        (Way::Resolved(hop), Some((port, _))) if hop.interface == "up0" => Adjacency::Resolved {
+            port,
+            source_mac: hop.source_mac,
+            destination_mac: hop.destination_mac,
+        },
+        _ => Adjacency::Unresolved,
+    }
+}

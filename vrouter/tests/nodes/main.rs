@@ -1,0 +1,13 @@
+//! Whole nodes: engines over AF_XDP, with pods in namespaces, against each other and against Linux as a node.
+//!
+//! Each scenario ends with the conservation of packets and with every frame back.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod engine_node;
+mod linux_node;
+#[path = "../support/namespace.rs"]
+mod namespace;
+mod plan;
+mod scenarios;
+mod traffic;
