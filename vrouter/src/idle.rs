@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use arrayvec::ArrayVec;
 pub(crate) use doorbell::Doorbell;
 use rustix::{
     event::{Timespec, epoll},
@@ -34,6 +35,12 @@ const SLEEP_MAX: Duration = Duration::from_millis(10);
 
 /// The longest sleep while some queue has no descriptor to wake us.
 const SLEEP_MAX_POLLED: Duration = Duration::from_millis(1);
+
+/// Queues that one wake-up names; beyond that, all are looked at.
+const WOKEN_MAX: usize = 16;
+
+/// What the bell is called among the queues.
+const BELL_KEY: u64 = u64::MAX;
 
 /// What a worker does when its queues are empty.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -66,10 +73,12 @@ pub(crate) struct Bed {
 }
 
 /// Why a worker woke up.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Wake {
-    /// There is something to do: perhaps in any queue or ring.
-    Called,
+    /// There is something to do: in these queues, or in what the bell announces.
+    Called(ArrayVec<u16, WOKEN_MAX>),
+    /// There is something to do, in more queues than can be named.
+    CalledByMany,
     /// Nothing happened for as long as a sleep may last.
     TimedOut,
 }
@@ -78,16 +87,16 @@ impl Bed {
     /// A place to sleep where `bell` can be heard.
     pub(crate) fn new(bell: Arc<Doorbell>) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let event = epoll::EventData::new_u64(0);
-        epoll::add(&epoll, bell.descriptor(), event, epoll::EventFlags::IN)?;
+        let key = epoll::EventData::new_u64(BELL_KEY);
+        epoll::add(&epoll, bell.descriptor(), key, epoll::EventFlags::IN)?;
         Ok(Self { epoll, bell, polled_queues: 0 })
     }
 
-    /// Wakes up for this queue from now on.
-    pub(crate) fn watch(&mut self, queue: &dyn PortQueue) {
+    /// Wakes up for this queue from now on, and calls it `key`.
+    pub(crate) fn watch(&mut self, queue: &dyn PortQueue, key: u16) {
         let added = queue.wait_descriptor().is_some_and(|descriptor| {
-            let event = epoll::EventData::new_u64(0);
-            epoll::add(&self.epoll, descriptor, event, epoll::EventFlags::IN).is_ok()
+            let key = epoll::EventData::new_u64(key.into());
+            epoll::add(&self.epoll, descriptor, key, epoll::EventFlags::IN).is_ok()
         });
         if !added {
             self.polled_queues += 1;
@@ -111,18 +120,26 @@ impl Bed {
         self.bell.arm();
         if has_work() {
             self.bell.disarm();
-            return Wake::Called;
+            return Wake::Called(ArrayVec::new());
         }
         let longest = if self.polled_queues == 0 { SLEEP_MAX } else { SLEEP_MAX_POLLED };
         let timeout = Timespec { tv_sec: 0, tv_nsec: longest.subsec_nanos().into() };
-        let mut events = [epoll::Event {
+        let nothing = epoll::Event {
             flags: epoll::EventFlags::empty(),
-            data: epoll::EventData::new_u64(0),
-        }; 8];
-        // An error (a signal) wakes us early, which is no harm.
+            data: epoll::EventData::new_u64(BELL_KEY),
+        };
+        let mut events = [nothing; WOKEN_MAX];
         let woken = epoll::wait(&self.epoll, &mut events[..], Some(&timeout));
         self.bell.disarm();
-        if woken == Ok(0) { Wake::TimedOut } else { Wake::Called }
+        match woken {
+            Ok(0) => Wake::TimedOut,
+            Ok(count) if count < WOKEN_MAX => {
+                let keys = events.iter().take(count).map(|event| event.data.u64());
+                Wake::Called(keys.filter_map(|key| u16::try_from(key).ok()).collect())
+            }
+            // Also after an error, such as a signal: a look around is no harm.
+            _ => Wake::CalledByMany,
+        }
     }
 }
 
@@ -166,14 +183,14 @@ mod tests {
     fn a_ring_before_the_sleep_wakes_at_once() {
         let bell = Arc::new(Doorbell::new().unwrap());
         let bed = Bed::new(Arc::clone(&bell)).unwrap();
-        assert_eq!(bed.sleep(|| true), Wake::Called);
+        assert_eq!(bed.sleep(|| true), Wake::Called(ArrayVec::new()));
         let ringer = Arc::clone(&bell);
         assert_eq!(
             bed.sleep(|| {
                 ringer.ring();
                 false
             }),
-            Wake::Called
+            Wake::Called(ArrayVec::new())
         );
         assert_eq!(bed.sleep(|| false), Wake::TimedOut);
     }

@@ -12,6 +12,8 @@
 pub(crate) mod command;
 mod egress;
 mod queues;
+#[cfg(test)]
+mod tests;
 
 use std::{hint, sync::Arc};
 
@@ -95,7 +97,7 @@ pub(crate) struct Worker<P> {
     /// When the last poll began, if it moved packets.
     busy_since: Option<Now>,
     empty_polls: u32,
-    /// The next poll looks at cold queues too: any of them may have woken us.
+    /// The next poll looks at all cold queues: any of them may have woken us.
     visits_all: bool,
     is_stopping: bool,
 }
@@ -174,40 +176,45 @@ impl<P: Process> Worker<P> {
     }
 
     fn serve_queues(&mut self, now: Now) -> bool {
-        let mut bursts = 0_usize;
+        let (mut bursts, mut packets) = (0_usize, 0_usize);
         for _ in 0..self.egress.queues.hot_count() {
             let Some(slot) = self.egress.queues.next_hot() else { break };
-            bursts = bursts.saturating_add(usize::from(self.serve(slot, now)));
+            let received = self.serve(slot, now);
+            packets = packets.saturating_add(received);
+            bursts = bursts.saturating_add(usize::from(received > 0));
             if bursts == BURSTS_PER_POLL_MAX {
                 break;
             }
         }
-        let mut moved = bursts > 0;
-        for _ in 0..self.egress.queues.cold_visits(self.visits_all) {
+        let queues = &mut self.egress.queues;
+        let cold_visits =
+            if self.visits_all { queues.slot_count() } else { queues.cold_visits(packets) };
+        self.visits_all = false;
+        for _ in 0..cold_visits {
             if let Some(slot) = self.egress.queues.next_cold() {
-                moved |= self.serve(slot, now);
+                packets = packets.saturating_add(self.serve(slot, now));
             }
         }
-        self.visits_all = false;
         self.egress.queues.cool();
-        moved
+        packets > 0
     }
 
-    /// Receives, processes and sends one burst; whether there was one.
-    fn serve(&mut self, slot: QueueSlot, now: Now) -> bool {
+    /// Receives, processes and sends one burst; returns how many packets there were.
+    fn serve(&mut self, slot: QueueSlot, now: Now) -> usize {
         let Self { egress, pool, burst, outbox, pipeline, stats, .. } = self;
-        let Some(owned) = egress.queues.touch(slot) else { return false };
+        let Some(owned) = egress.queues.touch(slot) else { return 0 };
         let port = owned.port;
-        if owned.queue.rx_burst(pool, burst) == 0 {
+        let received = owned.queue.rx_burst(pool, burst);
+        if received == 0 {
             egress.queues.note_quiet_visit(slot);
-            return false;
+            return 0;
         }
         egress.queues.heat(slot);
         count_received(port, burst, stats);
         pipeline.process(port, burst, now, pool, outbox, stats);
         debug_assert!(burst.is_empty(), "the pipeline answers for every packet");
         outbox.drain(|port, burst| egress.send(port, burst, pool));
-        true
+        received
     }
 
     /// One flush for each queue that was visited or sent through, one bell for each worker that packets went to.
@@ -233,18 +240,28 @@ impl<P: Process> Worker<P> {
         {
             // The ring holds more replies than a worker has queues; should it be full nevertheless, the queue stays, and its
             // next flush finds out once more that the peer is gone.
-            self.bed.watch(&*queue);
-            let _ = self.egress.attach(port, queue);
+            let _ = self.attach(port, queue);
         }
+    }
+
+    #[cold]
+    fn attach(
+        &mut self,
+        port: PortRef,
+        queue: Box<dyn PortQueue>,
+    ) -> Result<(), Box<dyn PortQueue>> {
+        let slot = self.egress.attach(port, queue)?;
+        if let Some(owned) = self.egress.queues.touch(slot) {
+            self.bed.watch(&*owned.queue, slot.key());
+        }
+        Ok(())
     }
 
     fn obey_commands(&mut self) {
         while let Some(command) = self.commands.pop() {
             match command {
                 Command::Attach { port, queue } => {
-                    self.bed.watch(&*queue);
-                    if let Err(queue) = self.egress.attach(port, queue) {
-                        self.bed.forget(&*queue);
+                    if let Err(queue) = self.attach(port, queue) {
                         let _ = self.commands.reply(Reply::Lost { port, queue });
                     }
                 }
@@ -288,13 +305,16 @@ impl<P: Process> Worker<P> {
         self.stats.sleep();
         let Self { egress, commands, bed, .. } = self;
         let wake = bed.sleep(|| !egress.handoffs.is_empty() || !commands.is_empty());
-        self.visits_all = true;
-        if wake == Wake::TimedOut {
-            // One look around, then back to sleep.
-            self.empty_polls = EMPTY_POLLS_BEFORE_SLEEP;
-            self.housekeep(self.clock.now());
-        } else {
-            self.empty_polls = 0;
+        self.empty_polls = 0;
+        match wake {
+            Wake::Called(woken) => woken.into_iter().for_each(|key| egress.queues.heat_woken(key)),
+            Wake::CalledByMany => self.visits_all = true,
+            Wake::TimedOut => {
+                // One look around, then back to sleep.
+                self.visits_all = true;
+                self.empty_polls = EMPTY_POLLS_BEFORE_SLEEP;
+                self.housekeep(self.clock.now());
+            }
         }
     }
 }

@@ -47,10 +47,10 @@ impl Egress {
         &mut self,
         port: PortRef,
         queue: Box<dyn PortQueue>,
-    ) -> Result<(), Box<dyn PortQueue>> {
+    ) -> Result<QueueSlot, Box<dyn PortQueue>> {
         let slot = self.queues.insert(port, queue)?;
         self.set_way(port, Way::Own(slot));
-        Ok(())
+        Ok(slot)
     }
 
     /// Gives up a queue, and closes the way if it led there.

@@ -32,7 +32,7 @@ fn ten_million_frames_one_way_across_two_workers_lose_nothing() {
 
 #[test]
 fn busy_workers_lose_nothing_either() {
-    send_one_way(IdleMode::Busy, rounds(200_000));
+    send_one_way(IdleMode::Busy, rounds(100_000));
 }
 
 #[test]
