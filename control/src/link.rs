@@ -1,6 +1,6 @@
 //! Interfaces of this node: pairs made and removed, and what is there.
 
-use std::io;
+use std::{fs, io};
 
 use futures::TryStreamExt;
 use rtnetlink::{
@@ -65,7 +65,7 @@ pub enum Stack {
     Full,
     /// It sends and receives, but has no IPv6 link-local address there to announce.
     NoLinkLocal,
-    /// Nothing: frames pass below it. It is kept from speaking, also with ARP.
+    /// Nothing: frames pass below it. It is kept from speaking, also with ARP, and from listening.
     Silent,
 }
 
@@ -150,11 +150,24 @@ pub async fn bring_up(handle: &Handle, end: &End<'_>, alias: &str) -> Result<(),
             )]));
     }
     if end.stack == Stack::Silent {
+        seal(end.name);
         message = message.arp(false);
     }
     handle.link().set(message.build()).execute().await.map_err(failed)?;
     let up = LinkUnspec::new_with_name(end.name).up().build();
     handle.link().set(up).execute().await.map_err(failed)
+}
+
+/// Keeps the node's stack from taking what the engine does not: while the engine is away, a pod must
+/// not reach the node by writing its frames to everybody. No source has its route through such an
+/// interface, so the strict reverse-path check (RFC 3704) drops all of IPv4.
+fn seal(name: &str) {
+    for (setting, value) in [("ipv6/conf/{}/disable_ipv6", "1"), ("ipv4/conf/{}/rp_filter", "1")] {
+        let path = format!("/proc/sys/net/{}", setting.replace("{}", name));
+        if let Err(error) = fs::write(&path, value) {
+            tracing::warn!(path, value, %error, "cannot write the setting");
+        }
+    }
 }
 
 /// Changes an interface's MAC address and MTU.

@@ -6,6 +6,7 @@ use control_api::node;
 
 use crate::{
     attachment::{Attachment, Phase},
+    cluster::Node,
     compile::router_mac,
     daemon::Daemon,
     link,
@@ -61,8 +62,12 @@ impl Daemon {
         let in_force = state.acknowledged.is_some() && state.acknowledged == engine.desired();
         let wanted = u64::from(!in_force && engine.desired().is_some());
         let cluster = self.desired.cluster();
-        let problems = self.all_problems();
+        let mut problems = self.all_problems();
         let attachments = self.with_store(Store::attachments).await?;
+        let node = self.desired.this_node().ok();
+        if let Some(node) = &node {
+            problems.extend(attachments.values().flat_map(|record| misplaced(record, node)));
+        }
         let saturate = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
         let ranges = self.usage().await?.into_iter().map(|usage| node::Range {
             cidr: usage.range.to_string(),
@@ -70,7 +75,6 @@ impl Daemon {
             used: saturate(usage.used),
             reserved: saturate(usage.reserved),
         });
-        let node = self.desired.this_node().ok();
         let router_mac = node.as_ref().and_then(|node| router_mac(node).ok());
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         Ok(node::Status {
@@ -141,6 +145,18 @@ impl Daemon {
         }
         problems
     }
+}
+
+/// Addresses that we gave, and that the node's ranges have left since.
+fn misplaced<'a>(record: &'a Attachment, node: &'a Node) -> impl Iterator<Item = String> + 'a {
+    let given = record.addresses.iter().filter(|_| record.delegate.is_none());
+    given.filter(|address| !node.is_assignable(**address)).map(|address| {
+        format!(
+            "pod {} has {address}, which spec.podCIDRs of node {} do not have any more: other \
+             nodes cannot reach it; delete and create it",
+            record.pod, node.name
+        )
+    })
 }
 
 fn describe(record: &Attachment, is_missing: bool) -> node::Attachment {

@@ -17,7 +17,6 @@ use crate::{
     attachment::{Attachment, AttachmentKey, Phase},
     ipam::{AddressPlan, AllocateError},
     mac::MacAddress,
-    range::PodRange,
 };
 
 /// The file within the state folder.
@@ -150,22 +149,6 @@ impl Store {
     pub fn attachments(&self) -> Result<BTreeMap<AttachmentKey, Attachment>, StoreError> {
         let transaction = self.database.begin_read()?;
         decode_all(&transaction.open_table(ATTACHMENTS)?)
-    }
-
-    /// How many addresses of `range` attachments have.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the database cannot be read.
-    pub fn used(&self, range: PodRange) -> Result<u64, StoreError> {
-        let transaction = self.database.begin_read()?;
-        let table = transaction.open_table(ADDRESSES)?;
-        let mut used = 0;
-        for entry in table.iter()? {
-            let (address, _) = entry?;
-            used += u64::from(parse(address.value()).is_some_and(|ip| range.contains(ip)));
-        }
-        Ok(used)
     }
 
     /// Records a new attachment in the phase [`Phase::Adding`] and gives it its addresses.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{CniError, VERSIONS};
 use crate::{attachment::AttachmentKey, mac::MacAddress};
@@ -77,7 +77,18 @@ struct Runtime {
     port_mappings: Option<Vec<Value>>,
     #[serde(rename = "deviceID")]
     device_id: Option<String>,
-    dns: Option<Value>,
+    dns: Option<RuntimeDns>,
+}
+
+/// The capability's words for name servers, which are not those of the result.
+#[derive(Deserialize)]
+struct RuntimeDns {
+    #[serde(default)]
+    servers: Vec<String>,
+    #[serde(default)]
+    searches: Vec<String>,
+    #[serde(default)]
+    options: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -132,7 +143,7 @@ impl NetworkConfig {
             mac: runtime.mac.as_deref().map(parse_mac).transpose()?,
             addresses: parse_addresses(runtime.ips.as_deref().unwrap_or_default())?,
             previous: fields.previous,
-            dns: runtime.dns.or(fields.dns),
+            dns: runtime.dns.map(RuntimeDns::for_result).or(fields.dns),
             valid: fields.valid.or(fields.valid_before).map(|listed| {
                 let key = |entry: ValidAttachment| AttachmentKey {
                     container_id: entry.container_id,
@@ -171,6 +182,12 @@ impl Runtime {
             });
         }
         Ok(())
+    }
+}
+
+impl RuntimeDns {
+    fn for_result(self) -> Value {
+        json!({ "nameservers": self.servers, "search": self.searches, "options": self.options })
     }
 }
 
@@ -240,11 +257,12 @@ mod tests {
     fn mac_and_addresses_are_taken_from_the_runtime() {
         let config = parse(
             r#", "runtimeConfig": {"mac": "0a:58:00:00:00:01", "ips": ["10.0.0.5/24", "fd00::5"],
-               "bandwidth": {"ingressRate": 0}, "portMappings": [], "io.kubernetes.cri.pod-annotations": {}}"#,
+               "bandwidth": {"ingressRate": 0}, "portMappings": [], "dns": {"servers": ["10.96.0.10"], "searches": ["x"]}, "io.kubernetes.cri.pod-annotations": {}}"#,
         )
         .unwrap();
         assert_eq!(config.mac.unwrap().to_string(), "0a:58:00:00:00:01");
         assert_eq!(config.addresses.len(), 2);
+        assert_eq!(config.dns.unwrap()["nameservers"][0], "10.96.0.10");
     }
 
     #[test]

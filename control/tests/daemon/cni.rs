@@ -59,6 +59,12 @@ async fn a_pod_is_attached_checked_and_detached() {
     assert!(link[0]["flags"].to_string().contains("NOARP"), "{link}");
     assert_eq!(link[0]["addr_info"], json!([]), "the node's stack has no address there");
 
+    for (setting, value) in [("ipv6/conf/X/disable_ipv6", "1"), ("ipv4/conf/X/rp_filter", "1")] {
+        let path = format!("/proc/sys/net/{}", setting.replace('X', &host[0]));
+        let found = run("ip", &["netns", "exec", &node.namespace(), "cat", &path]);
+        assert_eq!(found.trim(), value, "{path}: without the engine, the node takes nothing");
+    }
+
     let port = engine.recorded.borrow().ports["demo/web"].clone();
     assert_eq!(port.addresses[0], [10, 244, 1, 2]);
     assert_eq!(port.mtu_bytes, 1450);

@@ -62,6 +62,14 @@ async fn routes_of_the_node_follow_the_cluster() {
         routes == ["10.244.1.0/24", "10.244.3.0/24", "fd00:10:244:1::/64"]
     })
     .await;
+    // This node's own range moves away from under a pod.
+    node.add_pod("web");
+    node.verb("ADD", "web").succeed().await;
+    node.write_node("node-a", "10.244.8.0/24", "192.0.2.1", "2001:db8::1");
+    node.until_status("the pod is misplaced", |status| {
+        status.problems.iter().any(|text| text.contains("pod demo/web has 10.244.1.2"))
+    })
+    .await;
     // A restart leaves it as it is.
     let index = ip_json(&own, &["link", "show", "vrhost0"])[0]["ifindex"].clone();
     node.kill();
