@@ -33,7 +33,7 @@ need_rust() {
 }
 
 # What it takes to build: hwloc for the topology of cores and NUMA nodes, a C compiler for the linker.
-BUILD_PACKAGES=(gcc libc6-dev pkg-config libhwloc-dev)
+BUILD_PACKAGES=(gcc libc6-dev pkg-config libhwloc-dev libudev-dev)
 # What the demo runs against: real clients and observers.
 DEMO_PACKAGES=(iproute2 iputils-ping iperf3 curl python3 ethtool procps jq)
 # What the tests take besides: an independent AF_XDP implementation is built from C; peers and observers.

@@ -33,7 +33,7 @@ pub use self::{
     views::{PortView, WorkerView},
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, Now},
     config::{self, Batch, Config, PortObject, Role},
     flows::Flows,
     idle::IdleMode,
@@ -279,6 +279,12 @@ impl<P: Process> Engine<P> {
             self.lose(port, format!("{interface} is gone; it is looked for again"));
             self.runtime.detach(port);
         }
+    }
+
+    /// The engine's time, which flows and workers go by.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        self.runtime.now()
     }
 
     /// The configuration in force: ports, routes, tunnels.

@@ -81,3 +81,14 @@ impl Row for AttachmentRow {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documented::assert_documented;
+
+    #[test]
+    fn the_json_output_is_the_documented_one() {
+        assert_documented("attachments", &AttachmentRow::from(Attachment::default()));
+    }
+}

@@ -136,6 +136,7 @@ fn rates(before: &[DropRow], now: &[DropRow], elapsed: Elapsed, all: bool) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::documented::assert_documented;
 
     fn drop(reason: &str, port: &str, packets: u64) -> DropStatus {
         DropStatus { reason: reason.into(), port: port.into(), packets, description: "why".into() }
@@ -153,5 +154,12 @@ mod tests {
         let packets = |rows: Vec<DropRow>| rows.iter().map(|row| row.packets).collect::<Vec<_>>();
         assert_eq!(packets(group(drops(), false)), [7, 3]);
         assert_eq!(packets(group(drops(), true)), [7, 2, 1]);
+    }
+
+    #[test]
+    fn the_json_output_is_the_documented_one() {
+        let rows = group(vec![drop("route_none", "ns/a", 1)], true);
+        assert_documented("drops", &rows[0]);
+        assert_documented("drops --watch", &rates(&[], &rows, Elapsed::SECOND, true)[0]);
     }
 }

@@ -1,11 +1,15 @@
-//! Exit codes, and the last words on standard error. A wrong command line never gets here: clap exits with 2.
+//! Exit codes, and the last words on standard error.
 
 use std::{error::Error, io, process::ExitCode};
 
 use control_api::connect::{ConnectError, HandshakeError};
 
+use crate::replay::ReplayFailure;
+
 /// The peer answered with an error, or an input is bad.
 pub(crate) const ERROR: u8 = 1;
+/// The command line is wrong. clap exits with the same code by itself.
+pub(crate) const USAGE: u8 = 2;
 /// The engine or control cannot be reached.
 pub(crate) const UNREACHABLE: u8 = 3;
 
@@ -41,6 +45,9 @@ pub(crate) enum Failure {
     #[error("no route to {address}{vrf}", vrf = vrf.map_or(String::new(), |vrf| format!(" in VRF {vrf}")))]
     NoRoute { address: std::net::IpAddr, vrf: Option<u32> },
 
+    #[error(transparent)]
+    Replay(#[from] ReplayFailure),
+
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
 
@@ -56,7 +63,9 @@ impl Failure {
             | Self::Gone { .. }
             | Self::Timeout { .. }
             | Self::Handshake(HandshakeError::Timeout { .. }) => UNREACHABLE,
+            Self::Replay(failure) if failure.is_usage() => USAGE,
             Self::Handshake(_)
+            | Self::Replay(_)
             | Self::Refused { .. }
             | Self::NoRoute { .. }
             | Self::Output(_)

@@ -156,6 +156,7 @@ fn protocol_name(number: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::documented::assert_documented;
 
     #[test]
     fn a_protocol_is_a_name_or_a_number() {
@@ -164,5 +165,10 @@ mod tests {
         assert_eq!("47".parse(), Ok(Protocol(47)));
         assert_eq!("256".parse::<Protocol>(), Err(ParseProtocolError));
         assert_eq!("http".parse::<Protocol>(), Err(ParseProtocolError));
+    }
+
+    #[test]
+    fn the_json_output_is_the_documented_one() {
+        assert_documented("flows", &FlowRow::from(FlowStatus::default()));
     }
 }

@@ -7,6 +7,8 @@
 mod address;
 mod attachments;
 mod cli;
+#[cfg(test)]
+mod documented;
 mod drops;
 mod exit;
 mod flows;
@@ -15,6 +17,7 @@ mod neighbours;
 mod peer;
 mod ports;
 mod print;
+mod replay;
 mod routes;
 mod status;
 mod table;
@@ -61,6 +64,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Workers(options) => workers::run(&options, &peers, &mut printer).await,
             Command::Status => status::run(&peers, &mut printer).await,
             Command::Attachments => attachments::run(&peers, &mut printer).await,
+            Command::Replay(options) => replay::run(&options, &mut printer),
             Command::Completions { shell } => {
                 let mut command = Cli::command();
                 printer.raw(|out| clap_complete::generate(shell, &mut command, "vrctl", out))

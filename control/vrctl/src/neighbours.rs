@@ -56,3 +56,14 @@ impl Row for NeighbourRow {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documented::assert_documented;
+
+    #[test]
+    fn the_json_output_is_the_documented_one() {
+        assert_documented("neighbours", &NeighbourRow::from(NeighbourStatus::default()));
+    }
+}

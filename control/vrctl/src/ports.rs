@@ -189,3 +189,16 @@ fn role(role: Role) -> &'static str {
         Role::Guest => "guest",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documented::assert_documented;
+
+    #[test]
+    fn the_json_output_is_the_documented_one() {
+        assert_documented("ports", &PortRow::from(PortStatus::default()));
+        let rows = rates(&[], &[PortStatus::default()], Elapsed::SECOND);
+        assert_documented("ports --watch", &rows[0]);
+    }
+}

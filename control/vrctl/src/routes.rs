@@ -106,3 +106,14 @@ impl Row for RouteRow {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documented::assert_documented;
+
+    #[test]
+    fn the_json_output_is_the_documented_one() {
+        assert_documented("routes", &RouteRow::from(RouteStatus::default()));
+    }
+}

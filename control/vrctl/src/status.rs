@@ -73,6 +73,9 @@ struct EngineReport {
     tunnels: u32,
     flow_connections: u64,
     flow_connections_max: u64,
+    flow_inserted: u64,
+    flow_expired: u64,
+    flow_evicted: u64,
     frames_free: u64,
     frames_total: u64,
     huge_pages: bool,
@@ -134,6 +137,9 @@ impl From<&engine::Status> for EngineReport {
             tunnels: status.tunnels,
             flow_connections: status.flow_connections,
             flow_connections_max: status.flow_connections_max,
+            flow_inserted: status.flow_inserted,
+            flow_expired: status.flow_expired,
+            flow_evicted: status.flow_evicted,
             frames_free: status.frames_free,
             frames_total: status.frames_total,
             huge_pages: status.huge_pages,
@@ -270,4 +276,41 @@ fn line(text: &mut String, name: &str, value: &str) {
 
 fn of(part: u64, whole: u64) -> String {
     format!("{} of {} ({})", units::count(part), units::count(whole), units::percent(part, whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documented::assert_documented;
+
+    fn report() -> StatusReport {
+        StatusReport {
+            engine: Some(EngineReport::from(&engine::Status {
+                frames_total: 100,
+                frames_free: 75,
+                warnings: vec!["uplink: copy mode".to_owned()],
+                ..engine::Status::default()
+            })),
+            engine_error: None,
+            control: None,
+            control_error: Some("nobody listens".to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_json_output_is_the_documented_one() {
+        let report = report();
+        assert_documented("status", &report);
+        assert_documented("status engine", &report.engine);
+        assert_documented("status control", &ControlReport::from(&node::Status::default()));
+    }
+
+    #[test]
+    fn what_is_away_and_what_is_degraded_is_said() {
+        let text = report().to_text();
+        assert!(text.contains("engine: degraded"), "{text}");
+        assert!(text.contains("frames used   25 of 100 (25.0 %), small pages"), "{text}");
+        assert!(text.contains("warning       uplink: copy mode"), "{text}");
+        assert!(text.contains("control: nobody listens"), "{text}");
+    }
 }

@@ -163,3 +163,16 @@ fn rates(before: &[TunnelRow], now: &[TunnelRow], elapsed: Elapsed) -> Vec<Tunne
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documented::assert_documented;
+
+    #[test]
+    fn the_json_output_is_the_documented_one() {
+        assert_documented("tunnels", &TunnelRow::from(TunnelStatus::default()));
+        let rows = rates(&[], &[TunnelRow::from(TunnelStatus::default())], Elapsed::SECOND);
+        assert_documented("tunnels --watch", &rows[0]);
+    }
+}

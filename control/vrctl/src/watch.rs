@@ -87,6 +87,10 @@ pub(crate) async fn repeat<T, R: Row>(
 mod tests {
     use super::*;
 
+    impl Elapsed {
+        pub(crate) const SECOND: Self = Self(Duration::from_secs(1));
+    }
+
     #[test]
     fn a_rate_is_the_rise_a_second_and_none_after_a_restart() {
         let elapsed = Elapsed(Duration::from_millis(500));

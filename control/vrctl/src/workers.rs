@@ -53,7 +53,8 @@ struct WorkerRow {
     packets: u64,
     bursts: u64,
     packets_per_burst: f64,
-    busy_cycles: u64,
+    busy_nanoseconds: u64,
+    sleeps: u64,
     config_version: u64,
     last_poll_ms: u64,
     stalls: u64,
@@ -74,7 +75,8 @@ impl From<WorkerStatus> for WorkerRow {
             packets: worker.packets,
             bursts: worker.bursts,
             packets_per_burst: units::ratio(worker.packets, worker.bursts),
-            busy_cycles: worker.busy_cycles,
+            busy_nanoseconds: worker.busy_nanoseconds,
+            sleeps: worker.sleeps,
             config_version: worker.config_version,
             last_poll_ms: worker.last_poll_ms,
             stalls: worker.stalls,
@@ -93,7 +95,7 @@ impl Row for WorkerRow {
         number("BUSY"),
         number("PACKETS"),
         number("PACKETS/BURST"),
-        number("CYCLES/PACKET"),
+        number("NS/PACKET"),
         number("POLLS"),
         number("EMPTY"),
         number("VERSION"),
@@ -112,7 +114,7 @@ impl Row for WorkerRow {
             format!("{:.1} %", self.busy * 100.0),
             units::count(self.packets),
             format!("{:.1}", self.packets_per_burst),
-            format!("{:.0}", units::ratio(self.busy_cycles, self.packets)),
+            format!("{:.0}", units::ratio(self.busy_nanoseconds, self.packets)),
             units::count(self.polls),
             units::percent(self.empty_polls, self.polls),
             self.config_version.to_string(),
@@ -130,7 +132,7 @@ struct WorkerRateRow {
     busy: f64,
     packets_per_second: Option<u64>,
     packets_per_burst: f64,
-    cycles_per_packet: f64,
+    nanoseconds_per_packet: f64,
     polls_per_second: Option<u64>,
     empty_polls_per_second: Option<u64>,
     stalls: u64,
@@ -143,7 +145,7 @@ impl Row for WorkerRateRow {
         number("BUSY"),
         number("PACKETS/S"),
         number("PACKETS/BURST"),
-        number("CYCLES/PACKET"),
+        number("NS/PACKET"),
         number("POLLS/S"),
         number("EMPTY POLLS/S"),
         number("STALLS"),
@@ -156,7 +158,7 @@ impl Row for WorkerRateRow {
             format!("{:.1} %", self.busy * 100.0),
             units::optional_rate(self.packets_per_second),
             format!("{:.1}", self.packets_per_burst),
-            format!("{:.0}", self.cycles_per_packet),
+            format!("{:.0}", self.nanoseconds_per_packet),
             units::optional_rate(self.polls_per_second),
             units::optional_rate(self.empty_polls_per_second),
             units::count(self.stalls),
@@ -178,11 +180,27 @@ fn rates(before: &[WorkerStatus], now: &[WorkerStatus], elapsed: Elapsed) -> Vec
                 busy: f64::from(worker.busy_ppm) / 1e6,
                 packets_per_second: elapsed.rate(old.packets, worker.packets),
                 packets_per_burst: units::ratio(packets, rise(|worker| worker.bursts)),
-                cycles_per_packet: units::ratio(rise(|worker| worker.busy_cycles), packets),
+                nanoseconds_per_packet: units::ratio(
+                    rise(|worker| worker.busy_nanoseconds),
+                    packets,
+                ),
                 polls_per_second: elapsed.rate(old.polls, worker.polls),
                 empty_polls_per_second: elapsed.rate(old.empty_polls, worker.empty_polls),
                 stalls: worker.stalls,
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documented::assert_documented;
+
+    #[test]
+    fn the_json_output_is_the_documented_one() {
+        assert_documented("workers", &WorkerRow::from(WorkerStatus::default()));
+        let rows = rates(&[], &[WorkerStatus::default()], Elapsed::SECOND);
+        assert_documented("workers --watch", &rows[0]);
+    }
 }
