@@ -40,7 +40,7 @@ pub enum DelegateError {
     #[error("the IPAM plugin {plugin} has not ended within {seconds} s")]
     Timeout { plugin: PathBuf, seconds: u64 },
 
-    #[error("the IPAM plugin {plugin} says: {message} ({details})")]
+    #[error("the IPAM plugin {plugin} says: {message}{}", in_brackets(details))]
     Failed { plugin: String, code: u32, message: String, details: String },
 
     #[error("the IPAM plugin {plugin} answered without an address: {output}")]
@@ -170,6 +170,10 @@ impl Delegate {
             config: config.text.clone(),
         })
     }
+}
+
+fn in_brackets(details: &str) -> String {
+    if details.is_empty() { String::new() } else { format!(" ({details})") }
 }
 
 /// Looks through the folders of `CNI_PATH`.
