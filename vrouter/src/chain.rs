@@ -1,5 +1,7 @@
 //! Bytes of a packet that may lie in several segments: sums and copies.
 
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
 use encap::checksum::Sum;
 
 use crate::{memory::Region, packet::Packet};
@@ -16,9 +18,9 @@ pub(crate) fn sum(packet: &Packet, region: &Region, start: usize, bytes: usize) 
 pub(crate) fn copy(packet: &Packet, region: &Region, start: usize, out: &mut [u8]) -> usize {
     let mut copied = 0;
     visit(packet, region, start, out.len(), |at, part| {
-        if let Some(place) = out.get_mut(at..at + part.len()) {
+        if let Some(place) = out.get_mut(at..).and_then(|out| out.get_mut(..part.len())) {
             place.copy_from_slice(part);
-            copied += part.len();
+            copied = at.saturating_add(part.len());
         }
     });
     copied
@@ -37,15 +39,16 @@ fn visit(
     packet.for_each_segment(region, |segment| {
         let part = segment.get(skip.min(segment.len())..).unwrap_or(&[]);
         skip = skip.saturating_sub(segment.len());
-        let part = part.get(..part.len().min(bytes - at)).unwrap_or(&[]);
+        let part = part.get(..part.len().min(bytes.saturating_sub(at))).unwrap_or(&[]);
         if !part.is_empty() {
             see(at, part);
-            at += part.len();
+            at = at.saturating_add(part.len());
         }
     });
 }
 
 #[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "a test fails by panicking")]
 mod tests {
     use std::sync::Arc;
 

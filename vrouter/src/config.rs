@@ -1,8 +1,9 @@
 //! What a client wants this engine to be, and the snapshots compiled from it.
 //!
-//! Main thread only. A batch is parsed into typed objects ([`Batch::push`]), tried on a copy of the state that shares
-//! everything with the one in force ([`Config::apply`]), and so is in force as a whole or not at all. [`Config::snapshot`]
-//! then compiles what changed since the last one; the caller decides when, so that changes are coalesced.
+//! Main thread only. A batch is parsed into typed objects ([`Batch::push`]), tried on a copy of the
+//! state that shares everything with the one in force ([`Config::apply`]), and so is in force as a
+//! whole or not at all. [`Config::snapshot`] then compiles what changed since the last one; the
+//! caller decides when, so that changes are coalesced.
 //!
 //! ```text
 //! api::ObjectBatch ─► Batch ─► apply ─► State' ─► snapshot ─► Publisher
@@ -76,6 +77,15 @@ pub enum RouteOrigin {
     Port,
 }
 
+/// How much of a snapshot must be compiled anew: each includes the ones before it.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Change {
+    Nothing,
+    Routes,
+    NextHops,
+    Tables,
+}
+
 /// The desired state of the engine.
 #[derive(Debug)]
 pub struct Config {
@@ -85,9 +95,8 @@ pub struct Config {
     device_mtus: HashMap<PortRef, u16>,
     /// Route scopes that changed since the last snapshot.
     touched: Vec<RouteScope>,
-    /// Something changed since the last snapshot; `has_new_tables`: more than routes.
-    is_changed: bool,
-    has_new_tables: bool,
+    /// What changed since the last snapshot.
+    change: Change,
     last: Snapshot,
 }
 
@@ -114,8 +123,7 @@ impl Config {
             adjacencies: HashMap::new(),
             device_mtus: HashMap::new(),
             touched: Vec::new(),
-            is_changed: false,
-            has_new_tables: false,
+            change: Change::Nothing,
             last,
         }
     }
@@ -131,8 +139,8 @@ impl Config {
         next.apply(batch, &mut delta)?;
         self.state = next;
         self.touched.append(&mut delta.touched);
-        self.is_changed = true;
-        self.has_new_tables |= delta.has_new_tables;
+        let change = if delta.has_new_tables { Change::Tables } else { Change::Routes };
+        self.change = self.change.max(change);
         for slot in delta.freed_next_hops {
             self.last.path_mtus.forget(slot);
         }
@@ -146,16 +154,14 @@ impl Config {
             Adjacency::Resolved { .. } => self.adjacencies.insert(address, adjacency),
         };
         if before.unwrap_or(Adjacency::Unresolved) != adjacency {
-            self.is_changed = true;
-            self.has_new_tables = true;
+            self.change = self.change.max(Change::NextHops);
         }
     }
 
     /// Tells the MTU of a port's device, for ports whose object leaves it open.
     pub fn set_device_mtu(&mut self, port: PortRef, mtu_bytes: u16) {
         if self.device_mtus.insert(port, mtu_bytes) != Some(mtu_bytes) {
-            self.is_changed = true;
-            self.has_new_tables = true;
+            self.change = Change::Tables;
         }
     }
 
@@ -168,13 +174,13 @@ impl Config {
     /// Whether a new snapshot would differ from the last one.
     #[must_use]
     pub fn is_changed(&self) -> bool {
-        self.is_changed
+        self.change != Change::Nothing
     }
 
     /// Compiles the next snapshot, with the next version.
     ///
-    /// The scopes that changed are touched here, so before anybody can see the snapshot: a worker that has it finds
-    /// the flows stale that it must judge again.
+    /// The scopes that changed are touched here, so before anybody can see the snapshot: a worker
+    /// that has it finds the flows stale that it must judge again.
     #[expect(clippy::cast_possible_truncation, reason = "the flow table's versions wrap")]
     pub fn snapshot(&mut self, scopes: &ScopeVersions) -> Snapshot {
         let inputs = compile::Inputs {
@@ -184,10 +190,10 @@ impl Config {
         };
         let path_mtus = Arc::clone(&self.last.path_mtus);
         let before = Some(&self.last);
-        let mut next = if self.has_new_tables {
-            compile(&inputs, before, &path_mtus)
-        } else {
-            compile::with_new_routes(&self.state, &self.last)
+        let mut next = match self.change {
+            Change::Tables => compile(&inputs, before, &path_mtus),
+            Change::NextHops => compile::with_new_next_hops(&inputs, &self.last),
+            Change::Routes | Change::Nothing => compile::with_new_routes(&self.state, &self.last),
         };
         next.version = self.last.version + 1;
         // The table's versions wrap, and compare so.
@@ -196,8 +202,7 @@ impl Config {
             scopes.touch(scope.id(), version);
         }
         scopes.advance(version);
-        self.is_changed = false;
-        self.has_new_tables = false;
+        self.change = Change::Nothing;
         drop(mem::replace(&mut self.last, next.clone()));
         next
     }

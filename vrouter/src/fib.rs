@@ -1,10 +1,12 @@
 //! The forwarding table of one VRF: longest prefix match from an address to a next-hop group.
 //!
-//! Persistent: a clone costs two reference counts and shares all nodes. A change after that copies only the nodes from the
-//! root to the prefix it touches (at most 6 for IPv4, 22 for IPv6), so publishing one route among a million copies some
-//! kilobytes. Without a clone in between, changes happen in place: a bulk load copies nothing.
+//! Persistent: a clone costs two reference counts and shares all nodes. A change after that copies
+//! only the nodes from the root to the prefix it touches (at most 6 for IPv4, 22 for IPv6), so
+//! publishing one route among a million copies some kilobytes. Without a clone in between, changes
+//! happen in place: a bulk load copies nothing.
 //!
-//! The table is the RIB as well: it holds exactly the prefixes that were inserted, and can list and remove them.
+//! The table is the RIB as well: it holds exactly the prefixes that were inserted, and can list and
+//! remove them.
 
 mod node;
 mod trie;
@@ -73,7 +75,8 @@ impl Fib {
         found.map(|(length, group)| FibMatch { length, group: GroupIndex(group) })
     }
 
-    /// The longest prefix that covers `prefix` and is shorter than it: the one whose traffic a new route takes over.
+    /// The longest prefix that covers `prefix` and is shorter than it: the one whose traffic a new
+    /// route takes over.
     #[must_use]
     pub fn covering(&self, prefix: IpNet) -> Option<FibMatch> {
         let (bits, length) = key_of(&prefix);

@@ -1,5 +1,7 @@
 //! The flow table as the pipeline uses it: what a flow's action is, and what all workers share.
 
+#![warn(clippy::indexing_slicing)]
+
 use flowtable::{
     Action, Config, CreateTableError, FlowHash, FlowKey, FlowTable, FlowWorker, Memory,
     ScopeVersions, Tracking, WorkerIndexError,
@@ -12,7 +14,8 @@ const REPLAY_CONNECTIONS_MAX: u32 = 1 << 16;
 /// Fragmented datagrams that a replay can remember.
 const REPLAY_FRAGMENTS_MAX: u32 = 1 << 10;
 
-/// What to do with the packets of one direction of a connection: a compiled result, to be carried out per packet.
+/// What to do with the packets of one direction of a connection: a compiled result, to be carried
+/// out per packet.
 ///
 /// The way out is named by a slot: what is in the slot may change without making the flow stale.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -34,7 +37,8 @@ impl FlowAction {
     /// There was no way when the action was compiled: each packet asks again.
     const NO_ROUTE: u16 = 1;
 
-    /// The action that sends packets along `way`. `ingress` is where the connection's first packet came in.
+    /// The action that sends packets along `way`. `ingress` is where the connection's first packet
+    /// came in.
     pub(crate) fn new(way: Option<&Way>, ingress: PortRef) -> Self {
         Self {
             next_hop: way.map_or(0, |way| way.next_hop.0),
@@ -45,7 +49,8 @@ impl FlowAction {
         }
     }
 
-    /// Where packets go: the slot, and the generation that it must have; `None` if there was no way.
+    /// Where packets go: the slot, and the generation that it must have; `None` if there was no
+    /// way.
     #[must_use]
     pub fn next_hop(&self) -> Option<(NextHopIndex, u16)> {
         let has_route = self.flags & Self::NO_ROUTE == 0;

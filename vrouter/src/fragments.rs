@@ -1,7 +1,10 @@
 //! IPv4 packets that are too big for the way and may be fragmented (RFC 791 section 3.2).
 //!
-//! IPv6 packets never are: their senders are told. Each fragment is a new packet, except that the first takes over the
-//! original's ingress port, so that one packet in is one packet forwarded; the others count as replicated.
+//! IPv6 packets never are: their senders are told. Each fragment is a new packet, except that the
+//! first takes over the original's ingress port, so that one packet in is one packet forwarded; the
+//! others count as replicated.
+
+#![warn(clippy::indexing_slicing)]
 
 use arrayvec::ArrayVec;
 use encap::{checksum::Sum, ipv4::Ipv4View};
@@ -19,7 +22,8 @@ use crate::{
     trace::Detail,
 };
 
-/// Fragments of one packet at most: 64 KiB in pieces of 1,400 bytes, and as many as leave room in a burst.
+/// Fragments of one packet at most: 64 KiB in pieces of 1,400 bytes, and as many as leave room in a
+/// burst.
 const FRAGMENTS_MAX: usize = 48;
 /// Fragment offsets count in units of eight bytes.
 const UNIT_BYTES: usize = 8;
@@ -115,10 +119,11 @@ impl Pass<'_> {
 }
 
 impl Cut {
-    /// Writes the fragment at `position` into `out`, from the Ethernet header on; returns its length.
+    /// Writes the fragment at `position` into `out`, from the Ethernet header on; returns its
+    /// length.
     ///
-    /// `copy` copies bytes of the original's frame. Options stay in every fragment: those that need not be copied
-    /// (RFC 791 section 3.1) do no harm there, and padding keeps their length.
+    /// `copy` copies bytes of the original's frame. Options stay in every fragment: those that need
+    /// not be copied (RFC 791 section 3.1) do no harm there, and padding keeps their length.
     fn write_piece(
         &self,
         position: usize,

@@ -1,7 +1,10 @@
 //! ICMP errors: those that the engine sends, and what becomes of those that it receives.
 //!
-//! Sent ones come from the VRF's gateway address, within the worker's rate limit; whether one may be sent at all is
-//! [`encap::icmp_error::ErrorReply`]'s judgement. The packet that is reported on is dropped with its reason either way.
+//! Sent ones come from the VRF's gateway address, within the worker's rate limit; whether one may
+//! be sent at all is [`encap::icmp_error::ErrorReply`]'s judgement. The packet that is reported on
+//! is dropped with its reason either way.
+
+#![warn(clippy::indexing_slicing)]
 
 use std::net::IpAddr;
 
@@ -27,10 +30,12 @@ use crate::{
     trace::Detail,
 };
 
-/// Below this, a word about the MTU is not believed: what every IPv4 host takes (RFC 791), as Linux has it (`min_pmtu`).
+/// Below this, a word about the MTU is not believed: what every IPv4 host takes (RFC 791), as Linux
+/// has it (`min_pmtu`).
 const PATH_MTU_BYTES_MIN: u32 = 552;
 
-/// MTUs that links have, from the largest: what to try when a router does not tell (RFC 1191 section 7.1).
+/// MTUs that links have, from the largest: what to try when a router does not tell (RFC 1191
+/// section 7.1).
 const PLATEAUS: [u32; 7] = [65_535, 17_914, 8166, 4352, 2002, 1492, 1006];
 
 /// As much as the longest error quotes (RFC 4443 section 2.4 (c)).
@@ -51,9 +56,10 @@ impl Pass<'_> {
         let frame = packet.data(self.pool.region());
         let Ok((ethernet, _)) = EthernetView::parse(frame) else { return };
         let destination = ethernet.destination();
-        let end = IP_OFFSET + headers.ip_bytes as usize;
+        let end = headers.end();
         let quoted = frame.get(IP_OFFSET..end.min(frame.len())).unwrap_or(&[]);
-        // The quote is copied out, since the packet's frame is borrowed from the pool that the answer's comes from.
+        // The quote is copied out, since the packet's frame is borrowed from the pool that the
+        // answer's comes from.
         let mut copy = [0; QUOTE_BYTES_MAX];
         let Some(copy) = copy.get_mut(..quoted.len().min(QUOTE_BYTES_MAX)) else { return };
         copy.copy_from_slice(quoted.get(..copy.len()).unwrap_or(&[]));
@@ -62,8 +68,8 @@ impl Pass<'_> {
         }
     }
 
-    /// An ICMP error belongs to the connection whose packet it quotes, and goes the way of the direction that leads to the
-    /// quoted packet's sender. It opens no connection.
+    /// An ICMP error belongs to the connection whose packet it quotes, and goes the way of the
+    /// direction that leads to the quoted packet's sender. It opens no connection.
     #[cold]
     pub(crate) fn follow_quoted_flow(&mut self, packet: Packet, headers: &Headers) {
         let key = self.quoted_key(&packet, headers);
@@ -133,8 +139,8 @@ impl Pass<'_> {
         }
     }
 
-    /// The underlay dropped an encapsulated packet as too big: the tunnel's MTU is lowered for a while, and the sender
-    /// of the inner packet is told, if enough of it is quoted.
+    /// The underlay dropped an encapsulated packet as too big: the tunnel's MTU is lowered for a
+    /// while, and the sender of the inner packet is told, if enough of it is quoted.
     #[cold]
     pub(crate) fn lower_path_mtu(&mut self, packet: Packet, message: &OuterTooBig) {
         let way = message.vni.and_then(|vni| self.snapshot.tunnel_to(message.remote, vni));

@@ -1,9 +1,11 @@
 //! The engine: ports, the pipeline and the workers that run it.
 //!
-//! The reading order is a packet's way: [`worker`] polls a [`port`], the pipeline turns a [`burst::Burst`] of received
-//! packets into packets to send, and [`outbox`] hands them to their ports. See `docs/packet-path.md`.
+//! The reading order is a packet's way: [`worker`] polls a [`port`], the pipeline turns a
+//! [`burst::Burst`] of received packets into packets to send, and [`outbox`] hands them to their
+//! ports. See `docs/packet-path.md`.
 //!
-//! Not here: anything of Kubernetes (crate `control`), bytes on the wire (crate `encap`), flows (crate `flowtable`).
+//! Not here: anything of Kubernetes (crate `control`), bytes on the wire (crate `encap`), flows
+//! (crate `flowtable`).
 
 pub mod burst;
 mod chain;

@@ -1,11 +1,16 @@
-//! What the engine itself answers on guest and host ports, as their gateway: ARP, neighbour discovery and echo.
+//! What the engine itself answers on guest and host ports, as their gateway: ARP, neighbour
+//! discovery and echo.
 //!
-//! ARP and neighbour solicitations are answered with the gateway's MAC address, for the gateway and (as a proxy) for any
-//! other target that the VRF routes, but never for the asking port's own addresses: a guest that checks whether its own
-//! address is taken must hear nothing. Router solicitations are dropped as `nd_unanswered`: a pod's addresses and routes
-//! come from CNI, so there is nothing to advertise.
+//! ARP and neighbour solicitations are answered with the gateway's MAC address, for the gateway and
+//! (as a proxy) for any other target that the VRF routes, but never for the asking port's own
+//! addresses: a guest that checks whether its own address is taken must hear nothing. Router
+//! solicitations are dropped as `nd_unanswered`: a pod's addresses and routes come from CNI, so
+//! there is nothing to advertise.
 //!
-//! An answer reuses the question's frame; the question counts as consumed and the answer as generated.
+//! An answer reuses the question's frame; the question counts as consumed and the answer as
+//! generated.
+
+#![warn(clippy::indexing_slicing)]
 
 mod echo;
 
@@ -89,7 +94,7 @@ impl Pass<'_> {
         let (ethernet, ip_packet) = EthernetView::parse(frame)?;
         let (ip, _) = Ipv6View::parse_header(ip_packet)?;
         let message = frame.get(headers.transport_offset..).unwrap_or(&[]);
-        let end = IP_OFFSET + headers.ip_bytes as usize;
+        let end = headers.end();
         let message =
             message.get(..end.saturating_sub(headers.transport_offset)).unwrap_or(message);
         let (icmp, body) = Icmpv6View::parse(message)?;
@@ -144,7 +149,8 @@ impl Pass<'_> {
         self.snapshot.vrf(self.ingress.vrf).is_some_and(|vrf| vrf.is_gateway(address))
     }
 
-    /// Sends the answer that `write` makes of the question's frame back to the port that it came from.
+    /// Sends the answer that `write` makes of the question's frame back to the port that it came
+    /// from.
     fn answer(&mut self, packet: Packet, write: impl FnOnce(&mut [u8]) -> usize) {
         let ingress = packet.ingress;
         if let Some(answer) = self.reuse(packet, write) {
@@ -152,8 +158,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Counts the packet as consumed and makes one of the engine's of its first frame; `write` fills it from the
-    /// Ethernet header on and returns how long it is.
+    /// Counts the packet as consumed and makes one of the engine's of its first frame; `write`
+    /// fills it from the Ethernet header on and returns how long it is.
     pub(crate) fn reuse(
         &mut self,
         packet: Packet,
@@ -175,7 +181,8 @@ impl Pass<'_> {
         Some(Packet::new(frame, offset, len, PortRef::ENGINE))
     }
 
-    /// A packet of the engine's own in a free frame; `None` if there is none. `write` is as for [`Self::reuse`].
+    /// A packet of the engine's own in a free frame; `None` if there is none. `write` is as for
+    /// [`Self::reuse`].
     pub(crate) fn generate(&mut self, write: impl FnOnce(&mut [u8]) -> usize) -> Option<Packet> {
         let mut frame = self.pool.allocate()?;
         let bytes = self.pool.region().bytes_mut(&mut frame);
@@ -214,7 +221,8 @@ impl Pass<'_> {
     }
 }
 
-/// Whether routers forward to the address at all: neither loopback, unspecified, nor on one link only.
+/// Whether routers forward to the address at all: neither loopback, unspecified, nor on one link
+/// only.
 pub(crate) fn is_routable(destination: IpAddr) -> bool {
     !(destination.is_unspecified() || destination.is_loopback() || is_link_local(destination))
 }

@@ -1,9 +1,10 @@
 //! Stage 3: the flows of a burst, and what they say about each packet.
 //!
-//! All keys are hashed and looked up at once. Then packets are acted upon in order, so that the first packet of a flow
-//! opens it for the ones behind it, and the first fragment of a datagram for the later ones.
+//! All keys are hashed and looked up at once. Then packets are acted upon in order, so that the
+//! first packet of a flow opens it for the ones behind it, and the first fragment of a datagram for
+//! the later ones.
 
-#![warn(clippy::indexing_slicing)]
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use flowtable::{ConfigView, Direction, FlowHash, FlowRef, Lookup, Verdict};
 
@@ -69,7 +70,8 @@ impl<'a> Pass<'a> {
             .and_then(|(index, generation)| Some((index, snapshot.next_hop(index, generation)?)))
         {
             Some((index, hop)) => self.forward(packet, headers, index, hop, hash.0),
-            // There was no way, or its slot has another user: the action is of another configuration.
+            // There was no way, or its slot has another user: the action is of another
+            // configuration.
             None => self.judge_again(packet, headers, hash, flow),
         }
     }

@@ -1,8 +1,8 @@
 //! Where packets go: next hops in stable slots.
 //!
-//! Flows name a slot, not what is in it. So a changed MAC address, tunnel or MTU is in force for all flows with the next
-//! snapshot, and makes none stale. A slot that gets another user gets another generation: a flow that was compiled for
-//! the former one is told apart.
+//! Flows name a slot, not what is in it. So a changed MAC address, tunnel or MTU is in force for
+//! all flows with the next snapshot, and makes none stale. A slot that gets another user gets
+//! another generation: a flow that was compiled for the former one is told apart.
 
 mod path_mtu;
 mod table;
@@ -14,7 +14,8 @@ pub use table::{NextHopSlot, NextHopTable};
 
 use crate::port::{PORTS_MAX, PortRef};
 
-/// Tunnels at most: 5,000 nodes, the size that Kubernetes is tested to, with one way of each family, and room to change.
+/// Tunnels at most: 5,000 nodes, the size that Kubernetes is tested to, with one way of each
+/// family, and room to change.
 pub const TUNNELS_MAX: usize = 16_384;
 /// Slots at most: each port, each tunnel, and the two ways to discard.
 pub const NEXT_HOPS_MAX: usize = 2 + PORTS_MAX + TUNNELS_MAX;

@@ -1,6 +1,9 @@
 //! Stage 2: headers, and what kind of packet it is.
 //!
-//! Reads only. Whatever is wrong with a packet is a [`Refusal`]: a drop reason with the values that led to it.
+//! Reads only. Whatever is wrong with a packet is a [`Refusal`]: a drop reason with the values that
+//! led to it.
+
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 pub(crate) mod outer;
 mod stage;
@@ -108,6 +111,11 @@ impl Headers {
         )
     }
 
+    /// Where the IP packet ends, in bytes from the Ethernet header on; what follows is padding.
+    pub(crate) fn end(&self) -> usize {
+        IP_OFFSET.saturating_add(self.ip_bytes as usize)
+    }
+
     /// What the fragments of one datagram have in common; `None` for a whole packet.
     pub(crate) fn fragment_key(&self) -> Option<FragmentKey> {
         let identification = self.fragment?.identification;
@@ -195,7 +203,7 @@ fn parse_ipv4(segment: &[u8], ip_bytes: usize, vrf: VrfIndex) -> Result<Headers,
         is_whole_only: ip.is_dont_fragment(),
         fragment: ip.fragment(),
         ip_bytes: u32::from(ip.total_length()),
-        transport_offset: IP_OFFSET + ip.header_len(),
+        transport_offset: IP_OFFSET.saturating_add(ip.header_len()),
         message: Message::LaterFragment,
     };
     parse_transport(headers, payload, ip.payload_len())
@@ -218,14 +226,17 @@ fn parse_ipv6(segment: &[u8], ip_bytes: usize, vrf: VrfIndex) -> Result<Headers,
         is_whole_only: true,
         // A fragment that is the whole packet is treated as one (RFC 6946).
         fragment: walked.fragment.filter(|part| part.has_more || !part.is_first()),
-        ip_bytes: u32::try_from(Ipv6View::LEN + length).unwrap_or(u32::MAX),
-        transport_offset: IP_OFFSET + Ipv6View::LEN + walked.header_bytes,
+        ip_bytes: u32::try_from(Ipv6View::LEN.saturating_add(length)).unwrap_or(u32::MAX),
+        transport_offset: IP_OFFSET
+            .saturating_add(Ipv6View::LEN)
+            .saturating_add(walked.header_bytes),
         message: Message::LaterFragment,
     };
     parse_transport(headers, transport, length.saturating_sub(walked.header_bytes))
 }
 
-/// `bytes` is what lies of the transport header and its payload in the first segment, `length` what there is of it in all.
+/// `bytes` is what lies of the transport header and its payload in the first segment, `length` what
+/// there is of it in all.
 fn parse_transport(mut headers: Headers, bytes: &[u8], length: usize) -> Result<Headers, Refusal> {
     if headers.fragment.is_some_and(|fragment| !fragment.is_first()) {
         return Ok(headers);

@@ -3,15 +3,16 @@
 //! ```text
 //! burst ─► parse ──► flows ──► lookup ──► hit ───────────────► rewrite ─► transmit ─► outbox
 //!            │                    └─ miss, stale ─► slow path ───┘
-//!            ├─► local: ARP, neighbour discovery, echo of the gateway (consumed; an answer is generated)
+//!            ├─► local: ARP, neighbour discovery, echo (consumed; an answer is generated)
 //!            ├─► whole, to the node: what is not ours
 //!            └─► dropped, with one reason
 //! ```
 //!
-//! A [`Pipeline`] belongs to one worker. A [`Pass`] is its work on one burst: every method that takes a packet by value
-//! answers for it, so that each packet ends in the outbox, in the pool as consumed, or in the pool as dropped.
+//! A [`Pipeline`] belongs to one worker. A [`Pass`] is its work on one burst: every method that
+//! takes a packet by value answers for it, so that each packet ends in the outbox, in the pool as
+//! consumed, or in the pool as dropped.
 
-#![warn(clippy::indexing_slicing)]
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::sync::Arc;
 
@@ -36,8 +37,8 @@ use crate::{
     worker::Process,
 };
 
-/// Places of the flow table that one round of housekeeping looks at: some 20 µs, and a table of a million connections is
-/// gone round once in a thousand rounds.
+/// Places of the flow table that one round of housekeeping looks at: some 20 µs, and a table of a
+/// million connections is gone round once in a thousand rounds.
 pub const EXPIRY_PLACES: u32 = 1024;
 
 /// One worker's pipeline.
@@ -59,7 +60,8 @@ pub(crate) struct Own {
     pub(crate) identification: u16,
 }
 
-/// The packets of a burst that belong to flows, and what is known about each: arrays side by side, one element a packet.
+/// The packets of a burst that belong to flows, and what is known about each: arrays side by side,
+/// one element a packet.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     pub(crate) packets: ArrayVec<Packet, BURST_PACKETS_MAX>,
@@ -83,7 +85,8 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Pipeline {
-    /// The pipeline of worker `index`, which gets its configuration from `snapshots` and shares `flows` with the others.
+    /// The pipeline of worker `index`, which gets its configuration from `snapshots` and shares
+    /// `flows` with the others.
     ///
     /// Allocates all it will ever need. `trace` is [`DropTrace::default`] unless somebody listens.
     ///
@@ -101,7 +104,8 @@ impl Pipeline {
         Ok(Self { snapshots, flows, flow_worker, scratch: Scratch::default(), own })
     }
 
-    /// Takes the drops that were noted since the last call; none unless the pipeline was made with a trace.
+    /// Takes the drops that were noted since the last call; none unless the pipeline was made with
+    /// a trace.
     pub fn drain_trace(&mut self) -> impl Iterator<Item = DropRecord> + '_ {
         self.own.trace.drain()
     }
@@ -112,8 +116,8 @@ impl Process for Pipeline {
         self.snapshots.refresh()
     }
 
-    /// What is to be sent is in `outbox` afterwards; it takes [`BURST_PACKETS_MAX`] packets a port, so it should be
-    /// empty before.
+    /// What is to be sent is in `outbox` afterwards; it takes [`BURST_PACKETS_MAX`] packets a port,
+    /// so it should be empty before.
     fn process(
         &mut self,
         ingress: PortRef,
@@ -134,7 +138,8 @@ impl Process for Pipeline {
         let mut pass = Pass { snapshot, flows, worker, ingress, now, pool, outbox, stats, own };
         pass.parse(burst, scratch);
         pass.look_up(scratch);
-        // No reference into the flow table outlives the burst: what others remove can be reused, even if we sleep now.
+        // No reference into the flow table outlives the burst: what others remove can be reused,
+        // even if we sleep now.
         self.flow_worker.park();
     }
 

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! main thread                         worker, at a burst boundary
-//! publish(next): swap current ──────► refresh(): version moved? take current, if nobody holds the lock
-//!   keep the old one as retired       (else this burst keeps what it has)
+//! publish(next): swap current ──────► refresh(): version moved? take current, if
+//!   keep the old one as retired       nobody holds the lock (else later)
 //!   free retired ones that no worker holds any more
 //! ```
 //!
-//! A worker never waits and never frees a snapshot: the publisher holds a reference to each until it is the only one
-//! that does. Retired snapshots pile up while a worker is stuck; the watchdog reports such a worker. Snapshots share
-//! their tables, so one that is kept costs what changed since. The publisher must outlive its subscribers, or a worker
-//! frees the last snapshot.
+//! A worker never waits and never frees a snapshot: the publisher holds a reference to each until
+//! it is the only one that does. Retired snapshots pile up while a worker is stuck; the watchdog
+//! reports such a worker. Snapshots share their tables, so one that is kept costs what changed
+//! since. The publisher must outlive its subscribers, or a worker frees the last snapshot.
 
 use std::sync::{
     Arc, Mutex, PoisonError,

@@ -1,5 +1,7 @@
 //! A token bucket for messages that the engine makes itself.
 
+#![warn(clippy::indexing_slicing)]
+
 use crate::clock::Now;
 
 /// ICMP errors a second and worker: as many as Linux sends in all by default (`icmp_msgs_per_sec`).

@@ -1,9 +1,10 @@
 //! The real pipeline over captured frames: no privileges, no threads, a virtual clock.
 //!
-//! Same input, same output: one worker processes the frames one by one, in the order of their times (those of one time: in
-//! the order of the inputs, then of their frames), and each frame's time is the time at which it is processed. The flow
-//! table's hash has a fixed secret. All nodes of the underlay are on-link, and their MAC addresses follow from their IP
-//! addresses by [`MacAddress::from_ip`].
+//! Same input, same output: one worker processes the frames one by one, in the order of their times
+//! (those of one time: in the order of the inputs, then of their frames), and each frame's time is
+//! the time at which it is processed. The flow table's hash has a fixed secret. All nodes of the
+//! underlay are on-link, and their MAC addresses follow from their IP addresses by
+//! [`MacAddress::from_ip`].
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -34,7 +35,8 @@ const DROPS_PER_FRAME_MAX: usize = 256;
 /// Frames of packet memory: one input frame of 64 KiB, all its fragments, and what answers them.
 const REGION_FRAMES: u32 = 1024;
 
-/// Rounds of housekeeping when a second has passed: once round the flow table, since virtual time may leap.
+/// Rounds of housekeeping when a second has passed: once round the flow table, since virtual time
+/// may leap.
 const EXPIRY_ROUNDS: u32 = 128;
 
 /// Frames that come in on one port.
@@ -49,8 +51,8 @@ pub struct ReplayInput {
 /// What became of all input frames.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ReplayOutput {
-    /// What was sent, by port; a port that sent nothing is absent. The time of a frame is that of the input frame that
-    /// it was sent for.
+    /// What was sent, by port; a port that sent nothing is absent. The time of a frame is that of
+    /// the input frame that it was sent for.
     pub sent: BTreeMap<String, Vec<Captured>>,
     /// What was dropped, in the order of processing.
     pub drops: Vec<ReplayDrop>,

@@ -1,5 +1,9 @@
 //! Stage 5: what changes in a packet on its way out: TTL, checksums, MAC addresses, tunnel headers.
 
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod checksum;
+
 use std::net::IpAddr;
 
 use encap::{
@@ -7,16 +11,15 @@ use encap::{
     ecn::TrafficClass,
     ethernet::{EtherType, EthernetHeader, EthernetView},
     icmp_error::ErrorCause,
-    ip::IpProtocol,
     ipv4::Ipv4Mut,
     ipv6::Ipv6Mut,
     vxlan::EncapPacket,
 };
 
+use self::checksum::finish_checksum;
 use crate::{
     chain,
     drops::DropReason,
-    memory::Region,
     next_hop::{NextHop, NextHopIndex, PortHop, TunnelHop},
     packet::{Checksum, Packet},
     parse::{Headers, IP_OFFSET},
@@ -90,7 +93,8 @@ impl Pass<'_> {
         self.emit(packet, hop, &outgoing);
     }
 
-    /// Puts the link's headers on a finished IP packet and sends it. Bytes before [`IP_OFFSET`] are overwritten.
+    /// Puts the link's headers on a finished IP packet and sends it. Bytes before [`IP_OFFSET`] are
+    /// overwritten.
     pub(crate) fn emit(&mut self, packet: Packet, hop: &NextHop, outgoing: &Outgoing) {
         match hop {
             NextHop::Port(hop) => self.emit_to_port(packet, hop, outgoing),
@@ -139,7 +143,8 @@ impl Pass<'_> {
         }
     }
 
-    /// A frame that is not ours to handle goes to the node's own stack, whole. `missing` is why it dies without one.
+    /// A frame that is not ours to handle goes to the node's own stack, whole. `missing` is why it
+    /// dies without one.
     pub(crate) fn give_to_node(&mut self, mut packet: Packet, missing: DropReason, detail: Detail) {
         let host = self.snapshot.node.host.and_then(|host| self.snapshot.port(host));
         let Some(host) = host else { return self.drop_packet(packet, missing, detail) };
@@ -154,8 +159,8 @@ impl Pass<'_> {
     }
 }
 
-/// What a tunnel of this MTU carries of a family: IPv6 in packets of 1280 bytes, whatever the underlay says
-/// (RFC 8200 section 5).
+/// What a tunnel of this MTU carries of a family: IPv6 in packets of 1280 bytes, whatever the
+/// underlay says (RFC 8200 section 5).
 pub(crate) fn mtu_for(mtu_bytes: u16, is_ipv4: bool) -> u16 {
     const IPV6_MTU_BYTES_MIN: u16 = 1280;
     if is_ipv4 { mtu_bytes } else { mtu_bytes.max(IPV6_MTU_BYTES_MIN) }
@@ -187,64 +192,6 @@ fn decrement_hop_limit(frame: &mut [u8], headers: &Headers) {
         IpAddr::V6(_) => {
             let _ = Ipv6Mut::parse(packet).map(|mut ip| ip.decrement_hop_limit());
         }
-    }
-}
-
-/// Computes the layer-4 checksum of a packet from a local socket, which left it to the device: once, and in full.
-///
-/// The kernel leaves no checksum of a fragment open, and none of ICMP.
-pub(crate) fn finish_checksum(packet: &mut Packet, headers: &Headers, region: &Region) {
-    packet.offload.checksum = Checksum::Complete;
-    if headers.fragment.is_some() {
-        return;
-    }
-    let start = headers.transport_offset;
-    let bytes = (IP_OFFSET + headers.ip_bytes as usize).saturating_sub(start);
-    let field = match headers.protocol {
-        IpProtocol::TCP => start + 16,
-        IpProtocol::UDP => start + 6,
-        IpProtocol::SCTP => return finish_sctp(packet, region, start, bytes),
-        _ => return,
-    };
-    let old = packet.data(region).get(field..).and_then(<[u8]>::first_chunk).copied();
-    // Zero in UDP over IPv4 says that there is none (RFC 768).
-    let Some(old) = old.filter(|old| headers.protocol == IpProtocol::TCP || *old != [0, 0]) else {
-        return;
-    };
-    let length = u32::try_from(bytes).unwrap_or(u32::MAX);
-    let pseudo_header = match (headers.source, headers.destination) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => Sum::of_ipv4_pseudo_header(
-            from,
-            to,
-            headers.protocol,
-            u16::try_from(bytes).unwrap_or(u16::MAX),
-        ),
-        (IpAddr::V6(from), IpAddr::V6(to)) => {
-            Sum::of_ipv6_pseudo_header(from, to, headers.protocol, length)
-        }
-        _ => return,
-    };
-    let sum = chain::sum(packet, region, start, bytes)
-        .remove(Sum::of_u16(u16::from_be_bytes(old)))
-        .add(pseudo_header);
-    let checksum = match headers.protocol {
-        IpProtocol::UDP => sum.udp_checksum(),
-        _ => sum.checksum(),
-    };
-    if let Some(place) = packet.data_mut(region).get_mut(field..field + 2) {
-        place.copy_from_slice(&checksum.to_be_bytes());
-    }
-}
-
-/// SCTP has a CRC-32C instead of a sum (RFC 9260 section 6.8). A chain is left as it is: no port makes one of SCTP.
-fn finish_sctp(packet: &mut Packet, region: &Region, start: usize, bytes: usize) {
-    let data = packet.data_mut(region);
-    let Some(sctp) = data.get_mut(start..start + bytes) else { return };
-    let Some(field) = sctp.get_mut(8..12) else { return };
-    field.fill(0);
-    let checksum = encap::sctp::checksum(sctp).to_le_bytes();
-    if let Some(field) = sctp.get_mut(8..12) {
-        field.copy_from_slice(&checksum);
     }
 }
 

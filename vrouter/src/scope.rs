@@ -1,8 +1,9 @@
 //! What flows depend on: the routes that their two directions take.
 //!
-//! A flow is stale once a scope that it was compiled under was touched since. A route's scope is found by hashing its VRF and
-//! prefix into as many as the flow table has: two routes that share one make some flows stale for nothing, which costs them a
-//! walk through the slow path and nothing else. Adding a longer prefix touches the scope of the route that covered it.
+//! A flow is stale once a scope that it was compiled under was touched since. A route's scope is
+//! found by hashing its VRF and prefix into as many as the flow table has: two routes that share
+//! one make some flows stale for nothing, which costs them a walk through the slow path and nothing
+//! else. Adding a longer prefix touches the scope of the route that covered it.
 
 use std::net::IpAddr;
 

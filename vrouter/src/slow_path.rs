@@ -1,11 +1,14 @@
 //! Stage 4: what becomes of a packet whose flow is not known, or must be judged again.
 //!
-//! The order is fixed: *service* (destination NAT) → *egress policy* of the source → **route** → *ingress policy* of the
-//! destination → *masquerade*. The engine routes today; policy is judged after services, on translated addresses, and
-//! takes its place in this order.
+//! The order is fixed: *service* (destination NAT) → *egress policy* of the source → **route** →
+//! *ingress policy* of the destination → *masquerade*. The engine routes today; policy is judged
+//! after services, on translated addresses, and takes its place in this order.
 //!
-//! Both directions of a connection are decided at once, and on the original direction's addresses, whichever direction
-//! the packet is of: so a reply cannot keep a connection alive that would not be let in today.
+//! Both directions of a connection are decided at once, and on the original direction's addresses,
+//! whichever direction the packet is of: so a reply cannot keep a connection alive that would not
+//! be let in today.
+
+#![warn(clippy::indexing_slicing)]
 
 use std::net::IpAddr;
 
@@ -16,6 +19,7 @@ use flowtable::{
 };
 
 use crate::{
+    config::Role,
     drops::DropReason,
     fib::FibMatch,
     flows::FlowAction,
@@ -75,8 +79,8 @@ impl Pass<'_> {
         }
     }
 
-    /// A connection that ended between its lookup and now: opened once more, and then carried out without a record, so
-    /// that no packet goes round.
+    /// A connection that ended between its lookup and now: opened once more, and then carried out
+    /// without a record, so that no packet goes round.
     #[cold]
     pub(crate) fn reopen(&mut self, packet: Packet, headers: &Headers, hash: FlowHash) {
         let opened = self.try_open(&packet, headers, hash);
@@ -104,6 +108,7 @@ impl Pass<'_> {
         let reply = forward.reversed();
         let reply_hash = self.flows.hash(&reply);
         let decision = self.decide_both(&forward, hash, &reply, reply_hash)?;
+        self.check_fabric_source(headers, &decision)?;
         if self.is_discard(decision.forward) {
             // Nothing to remember: the route says it to each packet.
             return Ok(Opened::Without(decision.forward));
@@ -132,7 +137,22 @@ impl Pass<'_> {
         }
     }
 
-    /// A packet of a flow that depends on something that changed since: the connection gets new actions, or ends.
+    /// What comes from another node cannot come from an address behind one of our own ports.
+    fn check_fabric_source(&self, headers: &Headers, decision: &Decision) -> Result<(), Refusal> {
+        let is_ours = self.ingress.role == Role::Uplink
+            && decision.reply.is_some_and(|way| {
+                let hop = self.snapshot.next_hop(way.next_hop, way.generation);
+                matches!(hop, Some(NextHop::Port(_)))
+            });
+        if is_ours {
+            let detail = Detail::Source { source: headers.source };
+            return Err(Refusal::new(DropReason::RpfSpoofedSource, detail));
+        }
+        Ok(())
+    }
+
+    /// A packet of a flow that depends on something that changed since: the connection gets new
+    /// actions, or ends.
     #[cold]
     pub(crate) fn judge_again(
         &mut self,
@@ -161,7 +181,8 @@ impl Pass<'_> {
             self.worker.actions(flow).map_or(packet.ingress, |[forward, _]| forward.ingress());
         let version = self.config_view().version;
         let actions = decision.actions(ingress);
-        // A newer decision of another worker stays in force; this packet goes by the configuration that is held here.
+        // A newer decision of another worker stays in force; this packet goes by the configuration
+        // that is held here.
         let flow = match self.worker.revalidate(flow, &actions, version, decision.scopes()) {
             Revalidation::Revalidated(flow) | Revalidation::Newer(flow) => flow,
             Revalidation::Gone | Revalidation::Deferred => flow,
@@ -241,7 +262,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Drops a packet for what the slow path found; without a route its sender is told (RFC 1812 section 5.2.7.1).
+    /// Drops a packet for what the slow path found; without a route its sender is told (RFC 1812
+    /// section 5.2.7.1).
     fn refuse_routing(&mut self, packet: Packet, headers: &Headers, refusal: Refusal) {
         if refusal.reason == DropReason::RouteNone {
             self.send_error(&packet, headers, ErrorCause::NoRoute);

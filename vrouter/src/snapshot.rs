@@ -1,7 +1,7 @@
 //! What workers act upon: the configuration, compiled and immutable.
 //!
-//! A snapshot is a struct of shared tables. Publishing one route copies the route's nodes (see [`crate::fib`]) and this
-//! struct; the other tables are shared with the snapshot before.
+//! A snapshot is a struct of shared tables. Publishing one route copies the route's nodes (see
+//! [`crate::fib`]) and this struct; the other tables are shared with the snapshot before.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

@@ -1,6 +1,8 @@
-//! Why a packet was dropped, in detail, for whoever asks: bounded, per worker, and off unless somebody listens.
+//! Why a packet was dropped, in detail, for whoever asks: bounded, per worker, and off unless
+//! somebody listens.
 //!
-//! Packets that are forwarded never come here. A drop costs one test of a flag while the trace is off.
+//! Packets that are forwarded never come here. A drop costs one test of a flag while the trace is
+//! off.
 
 use std::{fmt, net::IpAddr};
 

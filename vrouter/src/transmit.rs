@@ -1,5 +1,7 @@
 //! Stage 6: packets into the outbox, grouped by the port that they leave through.
 
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
 use crate::{drops::DropReason, packet::Packet, pipeline::Pass, port::PortRef, trace::Detail};
 
 impl Pass<'_> {

@@ -16,7 +16,8 @@ use vrouter::{
 
 const ROUTES: u32 = 1_000_000;
 
-/// Distinct prefixes: half of them /24 all over the address space, the rest /32 and /30 close together.
+/// Distinct prefixes: half of them /24 all over the address space, the rest /32 and /30 close
+/// together.
 fn route(index: u32) -> api::Object {
     let (address, length) = match index % 4 {
         0 => (0x0a00_0000 | (index & 0x00ff_ffff), 32),

@@ -31,8 +31,8 @@ pub struct Batch {
 impl Batch {
     /// An empty batch.
     ///
-    /// `generation` must be greater than the one in force. With `is_full_sync` the batch is everything there is: what
-    /// it does not name is removed.
+    /// `generation` must be greater than the one in force. With `is_full_sync` the batch is
+    /// everything there is: what it does not name is removed.
     #[must_use]
     pub fn new(generation: u64, is_full_sync: bool) -> Self {
         Self { generation, is_full_sync, ..Self::default() }

@@ -73,6 +73,14 @@ pub(super) fn with_new_routes(state: &State, before: &Snapshot) -> Snapshot {
     }
 }
 
+/// Compiles a snapshot that differs in routes and next hops only.
+pub(super) fn with_new_next_hops(inputs: &Inputs<'_>, before: &Snapshot) -> Snapshot {
+    Snapshot {
+        next_hops: next_hop_table(inputs, Some(before)),
+        ..with_new_routes(inputs.state, before)
+    }
+}
+
 fn node_table(state: &State) -> NodeTable {
     let Some(node) = &state.node else { return NodeTable::default() };
     let port = |name: &Option<Box<str>>| {

@@ -18,13 +18,15 @@ use super::{
 pub use crate::port::Role;
 use crate::port::{AfXdpBackend, AfXdpMode, Backend};
 
-/// Addresses behind one port at most: two families, and room for secondary ones. The reverse-path check looks at each.
+/// Addresses behind one port at most: two families, and room for secondary ones. The reverse-path
+/// check looks at each.
 pub const PORT_ADDRESSES_MAX: usize = 16;
 /// Next hops of one route at most.
 pub const ROUTE_NEXT_HOPS_MAX: usize = 32;
 /// VNIs of one VRF at most: one, and some for peers that use another.
 pub(super) const VRF_VNIS_MAX: usize = 64;
-/// Bytes of a name at most: a namespace (63), a pod (253), an interface (15) and two slashes, rounded up.
+/// Bytes of a name at most: a namespace (63), a pod (253), an interface (15) and two slashes,
+/// rounded up.
 pub(super) const NAME_BYTES_MAX: usize = 384;
 /// UDP ports on which encapsulated frames are accepted, at most, besides those that tunnels name.
 pub(super) const UDP_PORTS_MAX: usize = 8;

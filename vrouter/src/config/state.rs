@@ -1,6 +1,7 @@
 //! The desired state, and how a batch changes it.
 //!
-//! A clone shares all tables; [`State::apply`] works on a clone that is thrown away if anything is wrong.
+//! A clone shares all tables; [`State::apply`] works on a clone that is thrown away if anything is
+//! wrong.
 
 mod check;
 mod routes;
@@ -117,7 +118,8 @@ impl State {
         for vrf in batch.vrfs.into_values() {
             self.upsert_vrf(vrf)?;
         }
-        // What goes makes room for what comes: names, addresses and prefixes may move within a batch.
+        // What goes makes room for what comes: names, addresses and prefixes may move within a
+        // batch.
         for key in &batch.deleted_routes {
             self.delete_route(key, delta);
         }

@@ -4,14 +4,15 @@ use std::{mem, sync::Arc};
 
 /// Bits of key that a node consumes.
 ///
-/// Six makes the bitmap of children one word and that of prefixes two; prefixes of 24, 32, 64 and 128 bits all end
-/// inside a node that their neighbours share.
+/// Six makes the bitmap of children one word and that of prefixes two; prefixes of 24, 32, 64 and
+/// 128 bits all end inside a node that their neighbours share.
 pub(super) const STRIDE_BITS: u8 = 6;
 
 /// Prefixes of 1 to 6 bits below the node's depth, and children for longer ones.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Node {
-    /// Bit `2^length − 2 + first bits` is set when that prefix is there: longer prefixes have higher bits.
+    /// Bit `2^length − 2 + first bits` is set when that prefix is there: longer prefixes have
+    /// higher bits.
     prefixes: u128,
     /// Bit `chunk` is set when there is a child for those six bits.
     branches: u64,

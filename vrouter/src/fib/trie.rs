@@ -7,7 +7,8 @@ use super::node::{Node, STRIDE_BITS};
 /// Prefixes of one family and a number for each.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trie {
-    /// The prefix of length zero, which no node holds: a node holds lengths of 1 to 6 below its own depth.
+    /// The prefix of length zero, which no node holds: a node holds lengths of 1 to 6 below its own
+    /// depth.
     default: Option<u32>,
     root: Arc<Node>,
     len: usize,
@@ -123,7 +124,8 @@ fn for_each_below(
     depth: u8,
     visit: &mut impl FnMut(u128, u8, u32) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
-    /// The prefixes of one node form a binary tree six deep; this walks it in order of address, then length.
+    /// The prefixes of one node form a binary tree six deep; this walks it in order of address,
+    /// then length.
     fn walk(
         node: &Node,
         (bits, depth): (u128, u8),

@@ -1,5 +1,7 @@
 //! Echo requests to a gateway address.
 
+#![warn(clippy::indexing_slicing)]
+
 use std::net::IpAddr;
 
 use encap::{

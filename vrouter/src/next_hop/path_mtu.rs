@@ -1,8 +1,11 @@
 //! What the underlay said about the MTU of ways to other nodes.
 //!
-//! Written by whichever worker received the underlay's message, read by all: one word a slot, so that it is in force
-//! with the next packet and no worker waits for another. A word that is old counts no more, and so the way is tried in
-//! full again (RFC 1191 section 6.3, RFC 8201 section 4).
+//! Written by whichever worker received the underlay's message, read by all: one word a slot, so
+//! that it is in force with the next packet and no worker waits for another. A word that is old
+//! counts no more, and so the way is tried in full again (RFC 1191 section 6.3, RFC 8201 section
+//! 4).
+
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -15,7 +18,8 @@ pub const PATH_MTU_LIFETIME_SECONDS: u64 = 600;
 /// Lowered MTUs by next-hop slot.
 #[derive(Debug)]
 pub struct PathMtus {
-    /// The second in which the MTU expires, above 16 bits of MTU; 0: none was heard of. Any worker writes, any reads.
+    /// The second in which the MTU expires, above 16 bits of MTU; 0: none was heard of. Any worker
+    /// writes, any reads.
     words: Box<[AtomicU64]>,
 }
 
@@ -43,12 +47,13 @@ impl PathMtus {
         lowered(self.words.get(index.0 as usize)?.load(Relaxed), now)
     }
 
-    /// Notes that the way carries inner packets of `mtu_bytes` at most. A larger one does not undo a smaller one.
+    /// Notes that the way carries inner packets of `mtu_bytes` at most. A larger one does not undo
+    /// a smaller one.
     pub fn lower(&self, index: NextHopIndex, mtu_bytes: u16, now: Now) {
         let Some(word) = self.words.get(index.0 as usize) else { return };
         let mtu_bytes =
             lowered(word.load(Relaxed), now).map_or(mtu_bytes, |low| low.min(mtu_bytes));
-        let expires = now.nanoseconds / 1_000_000_000 + PATH_MTU_LIFETIME_SECONDS;
+        let expires = (now.nanoseconds / 1_000_000_000).saturating_add(PATH_MTU_LIFETIME_SECONDS);
         // Two workers that write at once both write what they were told: either is a fair answer.
         word.store(expires << 16 | u64::from(mtu_bytes), Relaxed);
     }
@@ -67,6 +72,7 @@ fn lowered(word: u64, now: Now) -> Option<u16> {
 }
 
 #[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "a test fails by panicking")]
 mod tests {
     use super::{NextHopIndex, PATH_MTU_LIFETIME_SECONDS, PathMtus};
     use crate::clock::Now;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{NextHop, NextHopIndex};
 
-/// Slots a page. A page of boxed tunnels takes some 3 KiB to copy; 64 keeps the list of pages short as well.
+/// Slots a page. A page of boxed tunnels takes some 3 KiB to copy; 64 keeps the list of pages short
+/// as well.
 const PAGE_SLOTS: usize = 64;
 
 /// A next hop and how often its slot changed users.

@@ -1,5 +1,7 @@
 //! Packets from the fabric: is it ours to decapsulate, about a tunnel of ours, or the node's own?
 
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
 use std::net::IpAddr;
 
 use encap::{
@@ -44,11 +46,13 @@ pub(crate) struct OuterTooBig {
 
 /// Judges a frame from the fabric.
 ///
-/// `frame` is the first segment of a packet of `packet_bytes` bytes, and `rest_sum` gives the sum over so many bytes of
-/// the segments after it. An error is a packet to a tunnel of ours that must be dropped.
+/// `frame` is the first segment of a packet of `packet_bytes` bytes, and `rest_sum` gives the sum
+/// over so many bytes of the segments after it. An error is a packet to a tunnel of ours that must
+/// be dropped.
 ///
-/// Tunnel endpoints do not fragment (RFC 7348 section 4.3), so a first fragment of a packet to a tunnel is dropped. Later
-/// fragments name no port: they are the node's, which cannot make anything of them either.
+/// Tunnel endpoints do not fragment (RFC 7348 section 4.3), so a first fragment of a packet to a
+/// tunnel is dropped. Later fragments name no port: they are the node's, which cannot make anything
+/// of them either.
 pub(crate) fn classify(
     frame: &[u8],
     packet_bytes: usize,
@@ -66,7 +70,7 @@ pub(crate) fn classify(
     match Outer::parse(packet, packet_bytes.saturating_sub(IP_OFFSET)) {
         Ok(outer) if is_ours(outer.destination(), outer.destination_port()) => {
             let decap = outer.decap(DecapSettings::default(), rest_sum).map_err(refuse_decap)?;
-            let inner_offset = IP_OFFSET + decap.inner_offset();
+            let inner_offset = IP_OFFSET.saturating_add(decap.inner_offset());
             Ok(FromFabric::Encapsulated { decap, inner_offset })
         }
         Ok(_) => Ok(FromFabric::Node),
@@ -161,7 +165,7 @@ fn too_big(packet: &[u8], node: &NodeTable) -> Option<OuterTooBig> {
     }
     let packet_bytes = match quoted.ip() {
         IpView::V4(ip) => u32::from(ip.total_length()),
-        IpView::V6(ip) => u32::try_from(Ipv6View::LEN + ip.payload_len()).ok()?,
+        IpView::V6(ip) => u32::try_from(Ipv6View::LEN.saturating_add(ip.payload_len())).ok()?,
     };
     let vni = VxlanView::parse(tunnelled).ok().map(|(vxlan, _)| vxlan.vni());
     let ip_header_bytes = match ip {
@@ -169,16 +173,21 @@ fn too_big(packet: &[u8], node: &NodeTable) -> Option<OuterTooBig> {
         IpView::V6(_) => Ipv6View::LEN,
     };
     let extension_bytes = payload.len().saturating_sub(upper.bytes.len());
-    let before_body = ip_header_bytes + extension_bytes + IcmpView::LEN;
+    // The frame's own headers, then the quoted ones in front of the inner frame.
+    let before_inner = [
+        IP_OFFSET,
+        ip_header_bytes,
+        extension_bytes,
+        IcmpView::LEN,
+        quoted.upper_offset(),
+        UdpView::LEN,
+        VxlanView::LEN,
+    ];
     Some(OuterTooBig {
         remote: quoted.destination(),
         vni,
         mtu_bytes,
         packet_bytes,
-        inner_offset: IP_OFFSET
-            + before_body
-            + quoted.upper_offset()
-            + UdpView::LEN
-            + VxlanView::LEN,
+        inner_offset: before_inner.into_iter().fold(0, usize::saturating_add),
     })
 }

@@ -1,9 +1,12 @@
-//! The parse stage over a burst: each packet to the flows, to the gateway's services, to the node, or dropped.
+//! The parse stage over a burst: each packet to the flows, to the gateway's services, to the node,
+//! or dropped.
+
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use encap::ethernet::{EtherType, EthernetView};
 
 use super::{
-    Headers, IP_OFFSET, Message,
+    Headers, Message,
     outer::{self, FromFabric},
     parse_ip,
 };
@@ -158,8 +161,7 @@ impl Scratch {
 
 /// Takes off what Ethernet added to a short packet, so that it does not travel in a tunnel.
 fn trim_padding(packet: &mut Packet, headers: &Headers) {
-    let bytes = IP_OFFSET + headers.ip_bytes as usize;
-    if let Ok(bytes) = u16::try_from(bytes)
+    if let Ok(bytes) = u16::try_from(headers.end())
         && bytes < packet.linear_bytes()
     {
         // A chain is left as it is: only its last segment could end in padding.

@@ -157,7 +157,8 @@ fn a_change_elsewhere_makes_no_flow_stale() {
         bench.apply(vec![route(Ipv4Addr::new(172, 20, third, 0), 24, via_tunnel())], vec![]);
         assert_eq!(bench.send("default/pod10", &packet).ports(), ["uplink"]);
     }
-    // Fifty prefixes of 65,535 scopes: one in a thousand runs would share one with the flow, but the hash is fixed.
+    // Fifty prefixes of 65,535 scopes: one in a thousand runs would share one with the flow, but
+    // the hash is fixed.
     assert_eq!(stale(&bench), 0);
     // Nor does another MAC address of the way to the node, and it is in force at once.
     bench.resolve(MacAddress::new([2, 2, 2, 2, 2, 2]));
@@ -221,8 +222,8 @@ fn a_flow_keeps_its_outer_source_port_through_a_change() {
     assert_eq!(first[34..36], second[34..36]);
 }
 
-/// An ICMP error of this type and code from `source`, about `quoted` (an IP packet), to pod 10 of node `a` through the
-/// tunnel or from pod 11.
+/// An ICMP error of this type and code from `source`, about `quoted` (an IP packet), to pod 10 of
+/// node `a` through the tunnel or from pod 11.
 fn error_frame(
     macs: (MacAddress, MacAddress),
     source: IpAddr,

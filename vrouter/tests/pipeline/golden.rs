@@ -1,7 +1,8 @@
 //! Replays against capture files in the tree, byte for byte.
 //!
-//! `tests/golden/CASE/in/PORT.pcap` is replayed on node `a`, or on node `b` where the case says so; what it sends must be
-//! `out/PORT.pcap`, and its drops `drops.txt`. `VROUTER_BLESS=1 cargo test -p vrouter golden` writes all of them anew.
+//! `tests/golden/CASE/in/PORT.pcap` is replayed on node `a`, or on node `b` where the case says so;
+//! what it sends must be `out/PORT.pcap`, and its drops `drops.txt`. `VROUTER_BLESS=1 cargo test -p
+//! vrouter golden` writes all of them anew.
 
 use std::{
     fmt::Write,

@@ -11,7 +11,8 @@ use crate::rig::{
     run, run_from, sent, with_dont_fragment,
 };
 
-/// Type, code and what follows the eight bytes of an ICMP error to pod 10, whose source is the gateway.
+/// Type, code and what follows the eight bytes of an ICMP error to pod 10, whose source is the
+/// gateway.
 fn error_to_pod(frame: &[u8]) -> (u8, u8, [u8; 4], Vec<u8>) {
     assert_checksums(frame);
     assert_eq!(frame[..6], Node::A.pod_mac(10).octets());

@@ -192,7 +192,18 @@ fn broken_encapsulation_is_dropped_with_its_own_reason() {
 fn a_frame_cut_short_anywhere_inside_its_headers_is_accounted_for() {
     let whole = encapsulated();
     let output = run_at_b((0..whole.len()).map(|bytes| whole[..bytes].to_vec()));
-    // Before the addresses and ports are there it is the node's; after that it is a broken packet of the tunnel.
+    // Before the addresses and ports are there it is the node's; after that it is a broken packet
+    // of the tunnel.
     assert_eq!(output.drops.len() + sent(&output, "host").len(), whole.len());
     assert!(sent(&output, "default/pod10").is_empty());
+}
+
+#[test]
+fn a_packet_from_the_fabric_cannot_come_from_a_pod_of_this_node() {
+    let mut frame = encapsulated();
+    // The inner source becomes a pod of node b, which is where the packet goes.
+    frame[76..80].copy_from_slice(&Node::B.pod(11).octets());
+    let inner = &mut frame[50..];
+    fix_ipv4_checksum(inner);
+    assert_all_dropped(&run_at_b([frame]), DropReason::RpfSpoofedSource);
 }

@@ -1,6 +1,7 @@
 //! Two nodes with two pods each, as `control` would describe them, and frames from and to them.
 //!
-//! Node `a` (192.0.2.1, `2001:db8::1`) has pods 10.244.1.10 and .11, node `b` (192.0.2.2, `2001:db8::2`) has 10.244.2.10 and .11.
+//! Node `a` (192.0.2.1, `2001:db8::1`) has pods 10.244.1.10 and .11, node `b` (192.0.2.2,
+//! `2001:db8::2`) has 10.244.2.10 and .11.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

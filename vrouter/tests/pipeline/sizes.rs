@@ -21,7 +21,8 @@ fn sized(destination: IpAddr, bytes: usize) -> Vec<u8> {
     if destination.is_ipv4() { with_dont_fragment(frame) } else { frame }
 }
 
-/// The underlay's word that `sent`, an encapsulated frame, is too big for `mtu` bytes; `quoted` bytes of it are quoted.
+/// The underlay's word that `sent`, an encapsulated frame, is too big for `mtu` bytes; `quoted`
+/// bytes of it are quoted.
 fn outer_too_big(sent: &[u8], mtu: u32, quoted: usize) -> Vec<u8> {
     let quote = &sent[14..14 + quoted];
     let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], Node::A.mac().octets());
