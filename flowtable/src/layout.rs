@@ -34,7 +34,7 @@ const SPARE_FIXED: u32 = if cfg!(loom) { 3 } else { 1024 };
 pub(crate) struct Layout {
     /// Connections of each family that may live at once.
     pub(crate) connections_max: [u32; 2],
-    /// Connections there is room for, with the spare ones.
+    /// Connections there is room for, with the spare ones: those of IPv4 first, as many as it has records.
     pub(crate) connections: u32,
     /// Records of each family, with the spare ones. A record is a pair of entries.
     pub(crate) records: [u32; 2],
@@ -102,6 +102,21 @@ impl Layout {
             Family::V4 => v4,
             Family::V6 => v6,
         }
+    }
+
+    /// The connections of a family: the first one, and how many.
+    pub(crate) fn connections_of(&self, family: Family) -> (u32, u32) {
+        let [v4, v6] = self.records;
+        match family {
+            Family::V4 => (0, v4),
+            Family::V6 => (v4, v6),
+        }
+    }
+
+    /// The family that a connection is of.
+    pub(crate) fn family_of(&self, connection: u32) -> Family {
+        let [v4, _] = self.records;
+        if connection < v4 { Family::V4 } else { Family::V6 }
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) struct Store {
     pub(crate) fragments: Section<FragmentSet>,
     pub(crate) hash: KeyedHash,
     pub(crate) tracking: Tracking,
-    pub(crate) free_connections: FreeList,
+    pub(crate) free_connections: [FreeList; 2],
     pub(crate) free_records: [FreeList; 2],
     pub(crate) live: [Live; 2],
     pub(crate) epochs: Epochs,
@@ -117,7 +117,7 @@ impl Store {
             region: Arc::clone(region),
             layout,
             tracking,
-            free_connections: FreeList::default(),
+            free_connections: [FreeList::default(), FreeList::default()],
             free_records: [FreeList::default(), FreeList::default()],
             live: [Live::default(), Live::default()],
             epochs: Epochs::new(),
@@ -290,6 +290,15 @@ impl Store {
         let forward = self.entries.at(life.entry.with(Direction::Forward))?;
         let reply = self.entries.at(life.entry.with(Direction::Reply))?;
         Some([forward, reply])
+    }
+
+    /// The list of free connections of a family.
+    pub(crate) fn free_connections(&self, family: Family) -> &FreeList {
+        let [v4, v6] = &self.free_connections;
+        match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        }
     }
 
     /// The list of free records of a family, and its links.

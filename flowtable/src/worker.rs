@@ -73,11 +73,11 @@ pub(crate) struct WorkerCore {
     store: Arc<Store>,
     participant: usize,
     online: bool,
-    connections: FreeCache,
+    connections: [FreeCache; 2],
     records: [FreeCache; 2],
     retired: VecDeque<Retired>,
-    /// Where this worker goes on looking for something to evict.
-    eviction_hand: u32,
+    /// Where this worker goes on looking for something of each family to evict.
+    eviction_hands: [u32; 2],
 }
 
 impl WorkerCore {
@@ -96,10 +96,10 @@ impl WorkerCore {
             store: Arc::clone(store),
             participant,
             online: false,
-            connections: FreeCache::new(),
+            connections: [FreeCache::new(), FreeCache::new()],
             records: [FreeCache::new(), FreeCache::new()],
             retired,
-            eviction_hand: 0,
+            eviction_hands: [0; 2],
         };
         Some(core)
     }
@@ -154,30 +154,37 @@ impl WorkerCore {
     fn free(&mut self, index: RetiredIndex) -> bool {
         match index {
             RetiredIndex::Connection(number) => {
-                let store = &self.store;
-                self.connections.give(&store.free_connections, &store.connections, number)
+                let family = self.store.layout.family_of(number);
+                let list = self.store.free_connections(family);
+                per_family(&mut self.connections, family).give(
+                    list,
+                    &self.store.connections,
+                    number,
+                )
             }
             RetiredIndex::Record(entry) => {
                 let (list, links) = self.store.free_records(entry.family());
-                cache(&mut self.records, entry.family()).give(list, links, entry.record())
+                per_family(&mut self.records, entry.family()).give(list, links, entry.record())
             }
         }
     }
 
-    fn take_connection(&mut self) -> Option<u32> {
-        self.connections.take(&self.store.free_connections, &self.store.connections)
+    fn take_connection(&mut self, family: Family) -> Option<u32> {
+        let list = self.store.free_connections(family);
+        per_family(&mut self.connections, family).take(list, &self.store.connections)
     }
 
     /// A free record, as the index of its forward entry.
     fn take_record(&mut self, family: Family) -> Option<EntryIndex> {
         let (list, links) = self.store.free_records(family);
-        let record = cache(&mut self.records, family).take(list, links)?;
+        let record = per_family(&mut self.records, family).take(list, links)?;
         Some(EntryIndex::new(family, record, Direction::Forward))
     }
 }
 
-fn cache(caches: &mut [FreeCache; 2], family: Family) -> &mut FreeCache {
-    let [v4, v6] = caches;
+/// What is kept for a family, of a pair kept for both.
+pub(crate) fn per_family<T>(both: &mut [T; 2], family: Family) -> &mut T {
+    let [v4, v6] = both;
     match family {
         Family::V4 => v4,
         Family::V6 => v6,
@@ -187,10 +194,11 @@ fn cache(caches: &mut [FreeCache; 2], family: Family) -> &mut FreeCache {
 impl Drop for WorkerCore {
     fn drop(&mut self) {
         let store = &self.store;
-        self.connections.give_all(&store.free_connections, &store.connections);
         for family in [Family::V4, Family::V6] {
             let (list, links) = store.free_records(family);
-            cache(&mut self.records, family).give_all(list, links);
+            per_family(&mut self.records, family).give_all(list, links);
+            let list = store.free_connections(family);
+            per_family(&mut self.connections, family).give_all(list, &store.connections);
         }
         let mut orphans = store.orphans.lock().unwrap_or_else(PoisonError::into_inner);
         orphans.extend(mem::take(&mut self.retired));

@@ -7,6 +7,7 @@ use crate::{
     free_list::{BATCH, FreeList, Links},
     key::Family,
     sync::{Relaxed, Release},
+    worker::per_family,
 };
 
 impl Store {
@@ -20,23 +21,25 @@ impl Store {
         for set in self.fragments.all() {
             set.reset();
         }
-        let mut free_connections = Vec::new();
+        let mut free_connections = [Vec::new(), Vec::new()];
         let mut used = self.layout.records.map(|records| vec![false; records as usize]);
         for number in (0..self.layout.connections).rev() {
-            match self.enter(number) {
-                Some(entry) => {
-                    let [used4, used6] = &mut used;
-                    let used = if entry.family() == Family::V4 { used4 } else { used6 };
-                    if let Some(used) = used.get_mut(entry.record() as usize) {
-                        *used = true;
-                    }
-                    self.live(entry.family()).fetch_add(1, Relaxed);
+            let family = self.layout.family_of(number);
+            if let Some(entry) = self.enter(number) {
+                let used = per_family(&mut used, family);
+                if let Some(used) = used.get_mut(entry.record() as usize) {
+                    *used = true;
                 }
-                None => free_connections.push(number),
+                self.live(family).fetch_add(1, Relaxed);
+            } else {
+                per_family(&mut free_connections, family).push(number);
             }
         }
-        stack(&self.free_connections, &self.connections, &free_connections);
-        for (family, used) in [Family::V4, Family::V6].into_iter().zip(used) {
+        let families = [Family::V4, Family::V6];
+        for (family, free) in families.into_iter().zip(&free_connections) {
+            stack(self.free_connections(family), &self.connections, free);
+        }
+        for (family, used) in families.into_iter().zip(used) {
             let numbers = (0u32..).zip(&used).filter(|(_, used)| !**used).map(|(number, _)| number);
             let free: Vec<u32> = numbers.collect::<Vec<_>>().into_iter().rev().collect();
             let (list, links) = self.free_records(family);
@@ -67,7 +70,7 @@ impl Store {
             let stamp = entry.stamp();
             stamp.connection == number && stamp.generation == life.short_generation()
         });
-        if !is_own {
+        if !is_own || life.entry.family() != self.layout.family_of(number) {
             return None;
         }
         let [forward, reply] = entries.map(EntryView::key);

@@ -1,6 +1,6 @@
 //! Ending connections by time, and by pressure.
 
-use super::{Removal, WorkerCore};
+use super::{Removal, WorkerCore, per_family};
 use crate::{
     bucket::SLOTS,
     entry::{EntryIndex, EntryView},
@@ -72,7 +72,7 @@ impl WorkerCore {
         let mut expired = 0u32;
         for step in 0..visited {
             let connection = first.wrapping_add(step).checked_rem(places).unwrap_or(0);
-            let Some((idle, generation, _)) = self.idle(connection, now) else { continue };
+            let Some((idle, generation)) = self.idle(connection, now) else { continue };
             if idle.has_expired() && self.end(connection, generation) == Removal::Removed {
                 expired = expired.saturating_add(1);
             }
@@ -85,16 +85,14 @@ impl WorkerCore {
 
     /// Evicts one connection of a family to make room: closing before half-open before the longest idle.
     pub(super) fn evict(&mut self, family: Family, now: Ticks) -> EvictionCounts {
-        let places = self.store.layout.connections;
+        let (first, places) = self.store.layout.connections_of(family);
+        let mut hand = *per_family(&mut self.eviction_hands, family);
         let mut best: Option<Candidate> = None;
         let mut seen = 0u32;
         for _ in 0..EVICTION_VISITS.min(places) {
-            self.eviction_hand =
-                self.eviction_hand.wrapping_add(1).checked_rem(places).unwrap_or(0);
-            let connection = self.eviction_hand;
-            if let Some((idle, generation, of)) = self.idle(connection, now)
-                && of == family
-            {
+            hand = hand.wrapping_add(1).checked_rem(places).unwrap_or(0);
+            let connection = first.wrapping_add(hand);
+            if let Some((idle, generation)) = self.idle(connection, now) {
                 best = best.max(Some(candidate(idle, connection, generation)));
                 seen = seen.saturating_add(1);
                 if seen == EVICTION_SAMPLE {
@@ -102,6 +100,7 @@ impl WorkerCore {
                 }
             }
         }
+        *per_family(&mut self.eviction_hands, family) = hand;
         best.map(|candidate| self.evict_one(candidate)).unwrap_or_default()
     }
 
@@ -112,7 +111,7 @@ impl WorkerCore {
             for slot in 0..SLOTS {
                 let entry = self.store.entries.at(EntryIndex(bucket.index(slot)));
                 let Some(stamp) = entry.map(EntryView::stamp) else { continue };
-                if let Some((idle, generation, _)) = self.idle(stamp.connection, now) {
+                if let Some((idle, generation)) = self.idle(stamp.connection, now) {
                     best = best.max(Some(candidate(idle, stamp.connection, generation)));
                 }
             }
@@ -142,8 +141,8 @@ impl WorkerCore {
         counts
     }
 
-    /// How idle a connection is, with its generation and family; `None` if it does not live.
-    fn idle(&self, connection: u32, now: Ticks) -> Option<(Idle, u32, Family)> {
+    /// How idle a connection is, with its generation; `None` if it does not live.
+    fn idle(&self, connection: u32, now: Ticks) -> Option<(Idle, u32)> {
         let life = self.store.connections.at(connection)?.life();
         if !life.is_alive() {
             return None;
@@ -151,7 +150,7 @@ impl WorkerCore {
         let protocol = self.store.entries.at(life.entry)?.key().protocol();
         let sides = self.store.both_sides(connection)?;
         let idle = tracking::idle(protocol, sides, &self.store.tracking.timeouts, now);
-        Some((idle, life.generation, life.entry.family()))
+        Some((idle, life.generation))
     }
 }
 

@@ -128,7 +128,9 @@ impl WorkerCore {
     }
 
     fn insert_counted(&mut self, new: &NewConnection<'_, [u64; 4]>) -> InsertOutcome {
-        let Some(connection) = self.take_connection() else { return InsertOutcome::Full };
+        let Some(connection) = self.take_connection(new.forward.family()) else {
+            return InsertOutcome::Full;
+        };
         let Some(record) = self.take_record(new.forward.family()) else {
             self.give_back(RetiredIndex::Connection(connection));
             return InsertOutcome::Full;

@@ -1,90 +1,13 @@
-//! The life of a connection through the public interface: first packet, answer, change of configuration, end.
-#![cfg(not(loom))]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test helper fails its test")]
-
-use std::net::{Ipv4Addr, Ipv6Addr};
+//! The life of a connection: first packet, answer, change of configuration, end.
 
 use flowtable::{
-    Action, Config, ConfigView, ConnectionState, Direction, FlowKey, FlowRef, FlowTable,
-    FlowWorker, FragmentKey, InsertOutcome, Lookup, Memory, NewConnection, PacketFacts, Removal,
-    Revalidation, ScopeId, ScopeVersions, Scopes, Tracking, TransportFacts, Verdict,
+    ConfigView, ConnectionState, Direction, FragmentKey, InsertOutcome, Lookup, Removal,
+    Revalidation, ScopeId, ScopeVersions, Verdict,
 };
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-struct Verb([u64; 4]);
-
-impl Action for Verb {
-    const LAYOUT: u32 = 7;
-}
-
-const DATAGRAM: PacketFacts = PacketFacts { bytes: 100, transport: TransportFacts::Datagram };
-const SCOPES: Scopes = Scopes([ScopeId(3), ScopeId(9), ScopeId::NONE, ScopeId::NONE]);
-
-fn config(connections: u32) -> Config {
-    Config {
-        ipv4_connections_max: connections,
-        ipv6_connections_max: connections,
-        fragments_max: 64,
-        hash_key: [1, 2],
-        memory: Memory::Heap,
-        tracking: Tracking::default(),
-    }
-}
-
-fn table(connections: u32) -> FlowTable<Verb> {
-    FlowTable::create(&config(connections)).unwrap()
-}
-
-fn udp(port: u16) -> FlowKey {
-    FlowKey::v4(1, 17, (Ipv4Addr::new(10, 0, 0, 1), port), (Ipv4Addr::new(10, 0, 0, 2), 53))
-}
-
-fn udp6(port: u16) -> FlowKey {
-    FlowKey::v6(1, 17, (Ipv6Addr::LOCALHOST, port), (Ipv6Addr::from_bits(77), 53))
-}
-
-fn actions(version: u32) -> [Verb; 2] {
-    [Verb([1, 2, 3, u64::from(version)]), Verb([5, 6, 7, u64::from(version)])]
-}
-
-fn insert(
-    table: &FlowTable<Verb>,
-    worker: &mut FlowWorker<Verb>,
-    key: FlowKey,
-    version: u32,
-) -> InsertOutcome {
-    let reply = key.reversed();
-    worker.insert_pair(&NewConnection {
-        forward: key,
-        reply,
-        forward_hash: table.hash(&key),
-        reply_hash: table.hash(&reply),
-        actions: actions(version),
-        version,
-        scopes: SCOPES,
-        facts: &DATAGRAM,
-        now: 0,
-    })
-}
-
-fn inserted(table: &FlowTable<Verb>, worker: &mut FlowWorker<Verb>, key: FlowKey) -> FlowRef {
-    match insert(table, worker, key, 1) {
-        InsertOutcome::Inserted(flow) => flow,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn look(
-    table: &FlowTable<Verb>,
-    worker: &mut FlowWorker<Verb>,
-    key: &FlowKey,
-    config: ConfigView<'_>,
-) -> Lookup {
-    let mut out = [Lookup::Miss];
-    worker.lookup_burst(&[*key], &[table.hash(key)], config, &mut out);
-    out[0]
-}
+use crate::fixture::{
+    DATAGRAM, SCOPES, actions, insert, insert_nat, inserted, look, table, udp, udp6,
+};
 
 #[test]
 fn both_directions_of_an_inserted_pair_are_found_in_both_families() {
@@ -134,18 +57,7 @@ fn a_reply_key_of_another_connection_is_a_collision() {
     let table = table(64);
     let mut worker = table.worker(0).unwrap();
     inserted(&table, &mut worker, udp(1));
-    let (forward, reply) = (udp(2), udp(1).reversed());
-    let outcome = worker.insert_pair(&NewConnection {
-        forward,
-        reply,
-        forward_hash: table.hash(&forward),
-        reply_hash: table.hash(&reply),
-        actions: actions(1),
-        version: 1,
-        scopes: SCOPES,
-        facts: &DATAGRAM,
-        now: 0,
-    });
+    let outcome = insert_nat(&table, &mut worker, udp(2), udp(1).reversed(), 1);
     assert_eq!(outcome, InsertOutcome::ReplyCollision);
     assert_eq!(table.len(), 1);
 }
