@@ -32,7 +32,7 @@ use crate::{exit::Failure, print::Printer};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum ReplayFailure {
-    #[error("a manifest is broken")]
+    #[error("the manifests cannot be replayed")]
     Manifest(#[source] ManifestError),
 
     #[error("the node cannot be replayed")]
