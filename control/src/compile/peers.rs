@@ -9,7 +9,7 @@ use super::{DEFAULT_VRF, OVERLAY_VNI, VXLAN_PORT, octets};
 use crate::{
     cluster::{Cluster, Family, Node, flannel::KernelVtep},
     mac::MacAddress,
-    names::{HOST_PORT, NodeName},
+    names::NodeName,
     range::PodRange,
 };
 
@@ -59,17 +59,12 @@ pub(super) fn compile(cluster: &Cluster, node: &Node) -> (Vec<Tunnel>, Vec<Route
     (tunnels, routes)
 }
 
-/// The routes to what is on this node: its own addresses, and pods that do not exist.
+/// The routes to pods of this node that do not exist. Pods and the node's own addresses have longer prefixes, which the engine
+/// makes of the ports' addresses.
 pub(super) fn own_routes(node: &Node) -> impl Iterator<Item = Route> {
-    let own = node
-        .addresses
-        .iter()
-        .map(|address| route(IpNet::from(*address), next_hop::Via::Port(HOST_PORT.to_owned())));
-    // Each pod has a longer prefix of its own; what is left has no pod.
-    let range = node.ranges.iter().map(|range| {
+    node.ranges.iter().map(|range| {
         route(range.net(), next_hop::Via::Discard(next_hop::Discard::Unreachable.into()))
-    });
-    own.chain(range)
+    })
 }
 
 /// The tunnels to one peer: one carries both families, except to a kernel peer with a VTEP for
