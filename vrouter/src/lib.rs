@@ -9,6 +9,7 @@
 
 pub mod burst;
 mod chain;
+pub mod check_host;
 pub mod clock;
 pub mod config;
 pub mod drops;
@@ -39,6 +40,7 @@ pub mod scope;
 mod slow_path;
 pub mod snapshot;
 pub mod stats;
+pub mod topology;
 pub mod trace;
 mod transmit;
 pub mod underlay;

@@ -19,6 +19,7 @@ use ports::{Memory, Port, bytes_of, packet, request, wait_for};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vrouter::{
     burst::{BURST_PACKETS_MAX, Burst},
+    check_host::{HostQuestion, check_host},
     port::PortQueue,
 };
 
@@ -283,4 +284,15 @@ fn a_sleeper_wakes_when_a_frame_comes_in() {
     left.close(&mut memory.pool);
     right.close(&mut memory.pool);
     memory.assert_all_frames_are_back();
+}
+
+#[test]
+fn the_host_check_knows_what_a_veth_can() {
+    skip_unless_namespaces!();
+    let (ours, theirs) = (Namespace::create("ours"), Namespace::create("theirs"));
+    join((&ours, "port0"), (&theirs, "eth0"), 1, 1500);
+    let question = HostQuestion { uplink: Some("port0".into()), ..HostQuestion::default() };
+    let findings = ours.inside(|| check_host(&question));
+    let xdp = findings.iter().find(|finding| finding.subject == "XDP").unwrap();
+    assert_eq!(xdp.found, "port0 (driver veth): copy mode only");
 }

@@ -11,7 +11,7 @@ use super::ethtool;
 use crate::netlink::Connection;
 
 /// A network interface of the calling thread's namespace.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Interface {
     /// The kernel's number for it, in its namespace.
     pub index: u32,
