@@ -315,6 +315,8 @@ impl SessionError {
             Self::Status(status) => match status.code() {
                 code @ (tonic::Code::InvalidArgument
                 | tonic::Code::FailedPrecondition
+                | tonic::Code::NotFound
+                | tonic::Code::AlreadyExists
                 | tonic::Code::ResourceExhausted) => {
                     Trouble::Refused { code, message: status.message().to_owned() }
                 }

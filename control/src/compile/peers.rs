@@ -59,12 +59,11 @@ pub(super) fn compile(cluster: &Cluster, node: &Node) -> (Vec<Tunnel>, Vec<Route
     (tunnels, routes)
 }
 
-/// The routes to pods of this node that do not exist. Pods and the node's own addresses have longer prefixes, which the engine
-/// makes of the ports' addresses.
+/// The routes to pods of this node that do not exist. Those that do have longer ones, which the
+/// engine makes of their ports' addresses, as it does for the node's own addresses.
 pub(super) fn own_routes(node: &Node) -> impl Iterator<Item = Route> {
-    node.ranges.iter().map(|range| {
-        route(range.net(), next_hop::Via::Discard(next_hop::Discard::Unreachable.into()))
-    })
+    let unreachable = next_hop::Via::Discard(next_hop::Discard::Unreachable.into());
+    node.ranges.iter().map(move |range| route(range.net(), unreachable.clone()))
 }
 
 /// The tunnels to one peer: one carries both families, except to a kernel peer with a VTEP for
