@@ -60,18 +60,25 @@ pub enum ReadPcapError {
     TooManyFrames { path: PathBuf },
 }
 
-/// Reads all frames of a capture file, in the file's order. A frame that the capture cut short is what was captured of it.
+/// Reads all frames of a capture file, in the file's order. A frame that the capture cut short is
+/// what was captured of it.
 ///
 /// # Errors
 ///
-/// Fails if the file cannot be read, is not a pcap file of Ethernet frames, or is damaged; frames are numbered from 0.
+/// Fails if the file cannot be read, is not a pcap file of Ethernet frames, or is damaged; frames
+/// are numbered from 0.
 pub fn read(path: &Path) -> Result<Vec<Captured>, ReadPcapError> {
     let bytes =
         std::fs::read(path).map_err(|source| ReadPcapError::Read { path: path.into(), source })?;
     parse(&bytes, path)
 }
 
-fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Captured>, ReadPcapError> {
+/// Reads all frames of a capture file that is in memory; `path` names it in errors.
+///
+/// # Errors
+///
+/// As [`read`], but for what reading the file itself can meet.
+pub fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Captured>, ReadPcapError> {
     if bytes.starts_with(&PCAPNG_MAGIC) {
         return Err(ReadPcapError::Pcapng { path: path.into() });
     }
@@ -134,7 +141,8 @@ pub struct WritePcapError {
     pub source: io::Error,
 }
 
-/// Writes a capture file: little-endian, nanoseconds, whatever the machine, so that the same frames make the same file.
+/// Writes a capture file: little-endian, nanoseconds, whatever the machine, so that the same frames
+/// make the same file.
 #[derive(Debug)]
 pub struct CaptureWriter {
     path: PathBuf,
