@@ -15,6 +15,8 @@ node_number() { printf '%d' "'$1" | awk '{ print $1 - 96 }'; }       # a → 1, 
 
 # in_netns NAME COMMAND...: runs in a node's or pod's namespace. Not `ip netns exec`: that hides /sys/fs/bpf.
 in_netns() { local name=$1; shift; nsenter --net="/run/netns/$(netns_of "$name")" "$@"; }
+# enter_netns NAME COMMAND...: the same in place of this shell, so that a background job's pid is the command's.
+enter_netns() { local name=$1; shift; exec nsenter --net="/run/netns/$(netns_of "$name")" "$@"; }
 
 new_netns() {
     ip netns add "$(netns_of "$1")"
