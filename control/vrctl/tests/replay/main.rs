@@ -1,6 +1,6 @@
 //! `vrctl replay` from the outside: files in, files out, and what the operator reads.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests may panic, too")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic, too")]
 
 mod bad_input;
 mod bench;

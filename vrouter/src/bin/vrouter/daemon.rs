@@ -15,8 +15,9 @@ use control_api::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
+    task,
 };
-use tonic::transport::Server;
+use tonic::transport::{self, Server};
 
 use crate::{
     engine_thread::EngineCaller,
@@ -53,7 +54,8 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
 }
 
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
-    let stop = stop_on_signal()?;
+    let (stop, is_stopping) = watch::channel(false);
+    stop_on_signal(&stop)?;
     // First of all: whoever finds the socket taken must not touch ports that another engine has.
     let (lease, connections) =
         SocketLease::listen(&settings.socket).context("cannot serve the programming interface")?;
@@ -67,33 +69,43 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     if let Some(server) = metrics {
         let address = server.address().context("cannot serve metrics")?;
         tracing::info!(%address, "metrics");
-        tokio::spawn(serve_metrics(server, engine.clone(), stopped(stop.clone())));
+        tokio::spawn(serve_metrics(server, engine.clone(), stopped(is_stopping.clone())));
     }
     let api = EngineServer::new(EngineService::new(engine.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
     let reflection = reflection_service().context("cannot describe the programming interface")?;
     let server = Server::builder().add_service(reflection).add_service(api);
-    let mut server =
-        tokio::spawn(server.serve_with_incoming_shutdown(connections, stopped(stop.clone())));
+    let server = server.serve_with_incoming_shutdown(connections, stopped(is_stopping.clone()));
+    let server = tokio::spawn(async move {
+        let outcome = server.await;
+        // An engine that nobody can reach any more has no reason to stay.
+        let _ = stop.send(true);
+        outcome
+    });
 
     tracing::info!(socket = %lease.path().display(), version = env!("CARGO_PKG_VERSION"), "ready");
     tell_service_manager(State::Ready);
-    tokio::select! {
-        () = stopped(stop) => {}
-        ended = &mut server => {
-            ended.context("the server of the programming interface panicked")??;
-        }
-    }
+    stopped(is_stopping).await;
     tracing::info!("stopping");
     tell_service_manager(State::Stopping);
-    // Clients that hold their connection open do not hold the engine.
-    if tokio::time::timeout(GOODBYE_MAX, &mut server).await.is_err() {
-        server.abort();
-    }
-    let stopped = tokio::task::spawn_blocking(move || stop_engine(&engine, thread)).await;
+    let outcome = say_goodbye(server).await;
+    let stopped = task::spawn_blocking(move || stop_engine(&engine, thread)).await;
     // The socket goes last: a successor starts when all ports are free.
     drop(lease);
-    stopped.context("stopping the engine panicked")?
+    stopped.context("stopping the engine panicked")??;
+    outcome
+}
+
+/// Waits for the calls under way; clients that hold their connection open do not hold the engine.
+async fn say_goodbye(
+    mut server: task::JoinHandle<Result<(), transport::Error>>,
+) -> anyhow::Result<()> {
+    let Ok(ended) = tokio::time::timeout(GOODBYE_MAX, &mut server).await else {
+        server.abort();
+        return Ok(());
+    };
+    let outcome = ended.context("the server of the programming interface panicked")?;
+    outcome.context("the programming interface cannot be served any more")
 }
 
 async fn serve_metrics(
@@ -117,9 +129,8 @@ fn stop_engine(engine: &EngineCaller<Node>, thread: JoinHandle<Node>) -> anyhow:
     node.stop()
 }
 
-/// Turns true at SIGTERM or SIGINT.
-fn stop_on_signal() -> anyhow::Result<watch::Receiver<bool>> {
-    let (stop, is_stopped) = watch::channel(false);
+/// Turns `stop` true at SIGTERM or SIGINT.
+fn stop_on_signal(stop: &watch::Sender<bool>) -> anyhow::Result<()> {
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut signals = signal(kind).context("cannot follow signals")?;
         let stop = stop.clone();
@@ -129,7 +140,7 @@ fn stop_on_signal() -> anyhow::Result<watch::Receiver<bool>> {
             }
         });
     }
-    Ok(is_stopped)
+    Ok(())
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {
