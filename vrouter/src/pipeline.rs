@@ -8,7 +8,7 @@
 //!            └─► dropped, with one reason
 //! ```
 //!
-//! A [`Pipeline`] belongs to one worker. A [`Pass`] is its work on one burst: every method that
+//! A [`Pipeline`] belongs to one worker. A `Pass` is its work on one burst: every method that
 //! takes a packet by value answers for it, so that each packet ends in the outbox, in the pool as
 //! consumed, or in the pool as dropped.
 

@@ -87,13 +87,15 @@ impl Node {
         }
     }
 
+    /// In force now: what the underlay said about the way counts, while it is fresh.
     fn tunnel_mtu(&self, next_hop: NextHopIndex) -> u32 {
-        match self.engine.config().last_snapshot().next_hops.slot(next_hop) {
-            Some(slot) => match &slot.hop {
-                NextHop::Tunnel(hop) => u32::from(hop.mtu_bytes),
-                _ => 0,
-            },
-            None => 0,
+        let snapshot = self.engine.config().last_snapshot();
+        match snapshot.next_hops.slot(next_hop).map(|slot| &slot.hop) {
+            Some(NextHop::Tunnel(hop)) => {
+                let now = self.engine.now();
+                u32::from(snapshot.path_mtus.limit(next_hop, hop.mtu_bytes, now))
+            }
+            _ => 0,
         }
     }
 }
