@@ -4,7 +4,8 @@ use arrayvec::ArrayVec;
 
 use crate::packet::Packet;
 
-/// Packets a burst holds at most: enough to amortise a stage's instruction fetch, few enough for its state to stay in L1.
+/// Packets a burst holds at most: enough to amortise a stage's instruction fetch, few enough for
+/// its state to stay in L1.
 pub const BURST_PACKETS_MAX: usize = 64;
 
 /// Up to [`BURST_PACKETS_MAX`] packets, in order of arrival.

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-/// Nanoseconds in one tick of the flow table: fine enough for the shortest idle timeout (seconds), coarse enough that
-/// 32 bits last 497 days before they wrap.
+/// Nanoseconds in one tick of the flow table: fine enough for the shortest idle timeout (seconds),
+/// coarse enough that 32 bits last 497 days before they wrap.
 pub const TICK_NANOSECONDS: u64 = 10_000_000;
 
 /// A moment: nanoseconds of a monotonic clock, or of the virtual clock of a replay.

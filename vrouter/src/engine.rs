@@ -1,4 +1,5 @@
-//! The engine as its owner sees it: one object, on one thread, that takes configuration and answers questions.
+//! The engine as its owner sees it: one object, on one thread, that takes configuration and answers
+//! questions.
 //!
 //! ```text
 //! owner ── apply, tick, stop ──► Engine ── Runtime ── workers
@@ -6,9 +7,10 @@
 //!                                   └──── opener thread: opens devices, which may take seconds
 //! ```
 //!
-//! A batch is in force in this order: open what is new → publish → wait for all workers → steer packets to the new ports;
-//! for what goes: unsteer → publish → wait → take the queues back → quarantine (see [`crate::runtime`]). The engine never
-//! calls anything of its owner's and holds no runtime of its own: [`Engine::tick`] is how time passes.
+//! A batch is in force in this order: open what is new → publish → wait for all workers → steer
+//! packets to the new ports; for what goes: unsteer → publish → wait → take the queues back →
+//! quarantine (see [`crate::runtime`]). The engine never calls anything of its owner's and holds no
+//! runtime of its own: [`Engine::tick`] is how time passes.
 
 mod opening;
 mod ports;
@@ -48,13 +50,16 @@ use crate::{
     worker::Process,
 };
 
-/// How long a batch waits for its new ports to open; those that take longer are reported, and come up later.
+/// How long a batch waits for its new ports to open; those that take longer are reported, and come
+/// up later.
 const OPEN_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// How long a batch waits for each worker to take it over: twenty times what the watchdog calls a stall.
+/// How long a batch waits for each worker to take it over: twenty times what the watchdog calls a
+/// stall.
 const WORKER_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// Between two publications that no batch waits for (next hops, ports that come up late): a hundred a second at most.
+/// Between two publications that no batch waits for (next hops, ports that come up late): a hundred
+/// a second at most.
 const PUBLISH_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 /// How an engine is made.
@@ -90,7 +95,8 @@ pub enum ApplyError {
     /// The batch is not possible; nothing of it is in force.
     #[error(transparent)]
     Batch(#[from] config::ApplyError),
-    /// The batch is published, but a worker has not taken it over yet. Apply the same again, with a greater generation.
+    /// The batch is published, but a worker has not taken it over yet. Apply the same again, with a
+    /// greater generation.
     #[error(transparent)]
     Worker(#[from] WorkerLate),
 }
@@ -160,7 +166,8 @@ pub struct Engine<P> {
 }
 
 impl<P: Process> Engine<P> {
-    /// Starts workers without ports. `opener` makes what opens them; `pipeline` makes what each worker runs.
+    /// Starts workers without ports. `opener` makes what opens them; `pipeline` makes what each
+    /// worker runs.
     ///
     /// `flows` is what the pipelines share; changes of routes make flows in it stale.
     ///
@@ -198,9 +205,11 @@ impl<P: Process> Engine<P> {
         })
     }
 
-    /// Puts a batch in force; returns when every worker has passed a quiescent point at or after it.
+    /// Puts a batch in force; returns when every worker has passed a quiescent point at or after
+    /// it.
     ///
-    /// Ports that cannot be opened do not fail the batch: they stay configured, are down, and are tried again.
+    /// Ports that cannot be opened do not fail the batch: they stay configured, are down, and are
+    /// tried again.
     ///
     /// # Errors
     ///
@@ -236,7 +245,8 @@ impl<P: Process> Engine<P> {
         })
     }
 
-    /// Lets time pass: ports come up, go down and are tried again, next hops are published, workers are watched.
+    /// Lets time pass: ports come up, go down and are tried again, next hops are published, workers
+    /// are watched.
     ///
     /// To be called every few milliseconds; tells `on_event` what the operator should know.
     pub fn tick(&mut self, on_event: impl FnMut(EngineEvent)) {
@@ -262,8 +272,8 @@ impl<P: Process> Engine<P> {
         self.config.set_adjacency(address, adjacency);
     }
 
-    /// Tells that an interface of the engine's own namespace is gone. The rings of a port on it may say nothing any more; the
-    /// port is closed, and looked for again.
+    /// Tells that an interface of the engine's own namespace is gone. The rings of a port on it may
+    /// say nothing any more; the port is closed, and looked for again.
     pub fn lose_interface(&mut self, interface: &str) {
         let is_on_it = |object: &PortObject| match &object.backend {
             Backend::AfXdp(backend) => {
@@ -385,7 +395,8 @@ impl<P: Process> Engine<P> {
         attached
     }
 
-    /// Steers packets to ports once all workers know them, and follows changes of what the uplink is to receive.
+    /// Steers packets to ports once all workers know them, and follows changes of what the uplink
+    /// is to receive.
     fn steer_ports(&mut self) {
         if !self.runtime.has_reached(self.config.last_snapshot().version) {
             return;

@@ -1,10 +1,11 @@
 //! Packets on their way to the worker that owns the queue that they leave through.
 //!
-//! Each ordered pair of workers has one bounded ring with one producer and one consumer, so neither ever waits: a full ring is the
-//! producer's to count (`handoff_ring_full`). The rings are those of the crate `rtrb`: wait-free, nothing allocated after
-//! their making, positions of the other side cached, and a whole burst moved with one store. A queue for many
-//! producers (`crossbeam`'s `ArrayQueue`) would pay a compare-and-swap a packet on either side for others that are not there:
-//! the bench `handoff` measures both.
+//! Each ordered pair of workers has one bounded ring with one producer and one consumer, so neither
+//! ever waits: a full ring is the producer's to count (`handoff_ring_full`). The rings are those of
+//! the crate `rtrb`: wait-free, nothing allocated after their making, positions of the other side
+//! cached, and a whole burst moved with one store. A queue for many producers (`crossbeam`'s
+//! `ArrayQueue`) would pay a compare-and-swap a packet on either side for others that are not
+//! there: the bench `handoff` measures both.
 //!
 //! ```text
 //!          to worker 0   1   2            a worker writes its row and reads its column;
@@ -19,8 +20,8 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::{burst::Burst, idle::Doorbell, packet::Packet, port::PortRef};
 
-/// Packets a ring holds: sixteen bursts, more than a worker receives in one poll (see `worker::BURSTS_PER_POLL_MAX`), so that
-/// one poll's delay of the other worker loses nothing.
+/// Packets a ring holds: sixteen bursts, more than a worker receives in one poll (see
+/// `worker::BURSTS_PER_POLL_MAX`), so that one poll's delay of the other worker loses nothing.
 pub const HANDOFF_RING_PACKETS: usize = 1024;
 
 /// A packet, and the port that it is to leave through.
@@ -69,7 +70,8 @@ impl HandoffRings {
             .collect()
     }
 
-    /// Moves packets from the front of `burst` to `worker`, until the burst is empty or the ring full.
+    /// Moves packets from the front of `burst` to `worker`, until the burst is empty or the ring
+    /// full.
     pub(crate) fn push_burst(&mut self, worker: u16, egress: PortRef, burst: &mut Burst) {
         let Some(Some(outgoing)) = self.outgoing.get_mut(usize::from(worker)) else { return };
         let count = outgoing.ring.slots().min(burst.len());
@@ -78,7 +80,8 @@ impl HandoffRings {
         outgoing.is_touched = true;
     }
 
-    /// Wakes the workers that packets were pushed to and that sleep. A system call for each sleeper.
+    /// Wakes the workers that packets were pushed to and that sleep. A system call for each
+    /// sleeper.
     pub(crate) fn ring_bells(&mut self) {
         for outgoing in self.outgoing.iter_mut().flatten() {
             if outgoing.is_touched {
@@ -93,7 +96,8 @@ impl HandoffRings {
         self.incoming.len()
     }
 
-    /// Calls `accept` with up to `packets_max` packets that wait in ring `incoming`; returns how many there were.
+    /// Calls `accept` with up to `packets_max` packets that wait in ring `incoming`; returns how
+    /// many there were.
     pub(crate) fn pop(
         &mut self,
         incoming: usize,

@@ -1,10 +1,11 @@
 //! What a worker does when there is nothing to do.
 //!
-//! An adaptive worker spins through [`EMPTY_POLLS_BEFORE_SLEEP`] polls, then sleeps on the descriptors of its queues and on its
-//! bell, which other workers and the main thread ring. A busy worker never sleeps.
+//! An adaptive worker spins through [`EMPTY_POLLS_BEFORE_SLEEP`] polls, then sleeps on the
+//! descriptors of its queues and on its bell, which other workers and the main thread ring. A busy
+//! worker never sleeps.
 //!
-//! No wake-up is lost: descriptors are level-triggered, and for rings in memory a `SleepFlag` makes sure that either the
-//! sleeper sees the item or the one who pushed it sees the sleeper.
+//! No wake-up is lost: descriptors are level-triggered, and for rings in memory a `SleepFlag` makes
+//! sure that either the sleeper sees the item or the one who pushed it sees the sleeper.
 
 mod doorbell;
 #[cfg(test)]
@@ -26,11 +27,13 @@ use rustix::{
 
 use crate::port::PortQueue;
 
-/// How many polls in a row find nothing before a worker sleeps: a kernel that sends 32 frames a kick (copy mode) needs 64 of
-/// them to empty a transmit ring of 2048, and an answer that is on its way (some 10 µs) still finds the worker awake.
+/// How many polls in a row find nothing before a worker sleeps: a kernel that sends 32 frames a
+/// kick (copy mode) needs 64 of them to empty a transmit ring of 2048, and an answer that is on its
+/// way (some 10 µs) still finds the worker awake.
 pub const EMPTY_POLLS_BEFORE_SLEEP: u32 = 128;
 
-/// The longest sleep: bounds how late housekeeping is, well below what the watchdog takes for a stall.
+/// The longest sleep: bounds how late housekeeping is, well below what the watchdog takes for a
+/// stall.
 const SLEEP_MAX: Duration = Duration::from_millis(10);
 
 /// The longest sleep while some queue has no descriptor to wake us.
@@ -175,7 +178,8 @@ mod tests {
             }
             bell.ring();
         }
-        // On a machine that stalls, an item may come at the very end of a sleep: a lost wake-up would be the rule instead.
+        // On a machine that stalls, an item may come at the very end of a sleep: a lost wake-up
+        // would be the rule instead.
         assert!(worker.join().unwrap() < ITEMS / 1000);
     }
 

@@ -1,7 +1,7 @@
 //! Packet memory: one contiguous region of frames, and who owns which frame.
 //!
-//! A frame has one owner at every moment: a ring, a packet or a pool. Ownership is a [`Frame`], which can be moved but
-//! not copied; bytes are never moved with it.
+//! A frame has one owner at every moment: a ring, a packet or a pool. Ownership is a [`Frame`],
+//! which can be moved but not copied; bytes are never moved with it.
 //!
 //! ```text
 //! region (one memfd, huge pages when there are some)

@@ -8,7 +8,8 @@ use crate::{
     port::PORTS_MAX,
 };
 
-/// One burst to send per port. Filled by the pipeline, emptied by the worker after each burst that it processed.
+/// One burst to send per port. Filled by the pipeline, emptied by the worker after each burst that
+/// it processed.
 #[derive(Debug)]
 pub struct Outbox {
     bursts: Box<[Burst]>,
@@ -47,7 +48,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Calls `send` with each port that has packets. What `send` leaves in the burst, `send` answers for: it must free it.
+    /// Calls `send` with each port that has packets. What `send` leaves in the burst, `send`
+    /// answers for: it must free it.
     pub fn drain(&mut self, mut send: impl FnMut(u16, &mut Burst)) {
         while let Some(port) = self.touched.pop() {
             if let Some(burst) = self.bursts.get_mut(usize::from(port)) {

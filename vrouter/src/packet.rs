@@ -1,7 +1,8 @@
 //! A packet: a chain of segments, and what is known about it.
 //!
-//! Headers lie in the first segment (at least 256 bytes linear unless the packet is shorter), with headroom before them;
-//! the payload in the rest is opaque. What the pipeline learns about a packet lives in its scratch arrays, not here.
+//! Headers lie in the first segment (at least 256 bytes linear unless the packet is shorter), with
+//! headroom before them; the payload in the rest is opaque. What the pipeline learns about a packet
+//! lives in its scratch arrays, not here.
 
 use crate::{
     memory::{Frame, FrameIndex, NO_FRAME, Region},
@@ -17,7 +18,8 @@ pub enum Checksum {
     /// As it should be on the wire.
     #[default]
     Complete,
-    /// Holds at most the pseudo header's sum: whoever sends the packet to a port that cannot finish it, must.
+    /// Holds at most the pseudo header's sum: whoever sends the packet to a port that cannot finish
+    /// it, must.
     Partial,
 }
 
@@ -66,7 +68,8 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// A packet of one segment: `len` bytes from `offset` of `head`. Both are cut to what the frame holds.
+    /// A packet of one segment: `len` bytes from `offset` of `head`. Both are cut to what the frame
+    /// holds.
     pub fn new(head: Frame, offset: u16, len: u16, ingress: PortRef) -> Self {
         Self {
             head,
@@ -79,7 +82,8 @@ impl Packet {
         }
     }
 
-    /// Appends the rest of a chain: `next` is its first segment, whose links are set, and `bytes` what it holds in all.
+    /// Appends the rest of a chain: `next` is its first segment, whose links are set, and `bytes`
+    /// what it holds in all.
     pub fn chain(&mut self, next: Frame, bytes: u32) {
         self.next = next.into_index();
         self.total_bytes = u32::from(self.len) + bytes;
@@ -172,7 +176,8 @@ impl Packet {
         true
     }
 
-    /// Cuts the packet after `bytes` of its first segment. False, and nothing happens, if it is chained or shorter.
+    /// Cuts the packet after `bytes` of its first segment. False, and nothing happens, if it is
+    /// chained or shorter.
     #[must_use]
     pub fn truncate(&mut self, bytes: u16) -> bool {
         if self.is_chained() || bytes > self.len {
@@ -197,7 +202,8 @@ impl Packet {
         }
     }
 
-    /// Gives up the packet: its first frame is the caller's, and so is the duty for the rest of the chain.
+    /// Gives up the packet: its first frame is the caller's, and so is the duty for the rest of the
+    /// chain.
     pub fn into_head(self) -> Frame {
         self.head
     }

@@ -1,7 +1,8 @@
 //! Which worker owns which queue.
 //!
-//! A port's queues go to different workers as far as there are workers, those on the device's NUMA node first, and of these
-//! the ones with the fewest queues. Queues stay where they are: a flow's packets keep their order, and nothing moves while traffic runs.
+//! A port's queues go to different workers as far as there are workers, those on the device's NUMA
+//! node first, and of these the ones with the fewest queues. Queues stay where they are: a flow's
+//! packets keep their order, and nothing moves while traffic runs.
 
 /// Where a worker runs.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -1,7 +1,7 @@
 //! Ports: where packets come in and go out.
 //!
-//! A port has queues; each queue has one owning worker, which alone polls it. Kinds: `memory` and `pcap` for tests, replay and
-//! benchmarks, `af_xdp` for interfaces.
+//! A port has queues; each queue has one owning worker, which alone polls it. Kinds: `memory` and
+//! `pcap` for tests, replay and benchmarks, `af_xdp` for interfaces.
 
 pub mod af_xdp;
 mod device;
@@ -18,7 +18,8 @@ pub use device::{
 
 use crate::{burst::Burst, memory::FramePool};
 
-/// Ports at most: pods of a large node (500), an uplink, a host port, and as many again for interfaces of tenants.
+/// Ports at most: pods of a large node (500), an uplink, a host port, and as many again for
+/// interfaces of tenants.
 pub const PORTS_MAX: usize = 1024;
 
 /// Names a port, or a port that was: the slot is reused, the generation tells the users apart.
@@ -37,8 +38,8 @@ impl PortRef {
 
 /// One receive queue and one transmit queue, polled by the worker that owns them.
 ///
-/// The burst methods are on the hot path: they do not block, allocate, panic or enter the kernel. A queue is
-/// never shared; `&mut self` is what makes it lock-free.
+/// The burst methods are on the hot path: they do not block, allocate, panic or enter the kernel. A
+/// queue is never shared; `&mut self` is what makes it lock-free.
 pub trait PortQueue: Send {
     /// Appends received packets to `burst` until it is full or the queue is empty.
     ///
@@ -60,14 +61,15 @@ pub trait PortQueue: Send {
     /// Fails when the peer is gone, such as when the interface was removed.
     fn flush(&mut self, pool: &mut FramePool) -> Result<(), PeerGone>;
 
-    /// The descriptor to sleep on while the queue is idle: readable while there is something to receive (level-triggered).
-    /// The same one as long as the queue lives. `None` if the queue can only be polled.
+    /// The descriptor to sleep on while the queue is idle: readable while there is something to
+    /// receive (level-triggered). The same one as long as the queue lives. `None` if the queue can
+    /// only be polled.
     fn wait_descriptor(&self) -> Option<BorrowedFd<'_>>;
 
     /// Takes back the frames that the kernel or the peer has let go of since the queue was closed.
     ///
-    /// Returns how many are still out. Called by the main thread, again and again, after the worker gave the queue up;
-    /// at zero the queue is dropped.
+    /// Returns how many are still out. Called by the main thread, again and again, after the worker
+    /// gave the queue up; at zero the queue is dropped.
     fn drain(&mut self, pool: &mut FramePool) -> usize;
 }
 

@@ -8,8 +8,9 @@
 //!                                       released ◄─ drained ◄─ quarantine ┘
 //! ```
 //!
-//! Nothing here waits for a worker but [`Runtime::settle`] and [`Runtime::wait_for_version`], which have deadlines. Not here: which
-//! ports there are to be, and their configuration ([`crate::engine`]).
+//! Nothing here waits for a worker but [`Runtime::settle`] and [`Runtime::wait_for_version`], which
+//! have deadlines. Not here: which ports there are to be, and their configuration
+//! ([`crate::engine`]).
 
 mod quarantine;
 mod wait;
@@ -42,7 +43,8 @@ use crate::{
     },
 };
 
-/// Workers at most: every one costs the others a hand-off ring, and 64 fill the CPUs of any node that shares with pods.
+/// Workers at most: every one costs the others a hand-off ring, and 64 fill the CPUs of any node
+/// that shares with pods.
 pub const WORKERS_MAX: usize = 64;
 
 /// How long stopping waits for workers and for what the kernel still holds of their queues.
@@ -131,7 +133,8 @@ struct AttachedPort {
     owners: Vec<u16>,
     /// Queues that came back.
     returned: Vec<Box<dyn PortQueue>>,
-    /// Set when the port is being closed: for each worker the number of its last command about the port.
+    /// Set when the port is being closed: for each worker the number of its last command about the
+    /// port.
     closing: Option<Vec<u64>>,
 }
 
@@ -140,7 +143,8 @@ impl<P: Process> Runtime<P> {
     ///
     /// # Errors
     ///
-    /// Fails if there are none or too many, or if the system has no threads, descriptors or CPUs for them.
+    /// Fails if there are none or too many, or if the system has no threads, descriptors or CPUs
+    /// for them.
     pub fn start(
         config: &RuntimeConfig,
         depot: &Arc<Depot>,
@@ -194,8 +198,8 @@ impl<P: Process> Runtime<P> {
         })
     }
 
-    /// Gives the queues of a port to workers. No packet comes in before [`Self::steer`]; what is sent to the port goes out as soon
-    /// as [`Self::settle`] says that all workers know it.
+    /// Gives the queues of a port to workers. No packet comes in before [`Self::steer`]; what is
+    /// sent to the port goes out as soon as [`Self::settle`] says that all workers know it.
     ///
     /// # Errors
     ///
@@ -239,7 +243,8 @@ impl<P: Process> Runtime<P> {
         }
     }
 
-    /// Takes a port away from the workers. Later [`Self::tick`]s collect its queues and frames, up to [`Event::Released`].
+    /// Takes a port away from the workers. Later [`Self::tick`]s collect its queues and frames, up
+    /// to [`Event::Released`].
     pub fn detach(&mut self, port: PortRef) {
         let Some(attached) = self.ports.get_mut(&port) else { return };
         if attached.closing.is_some() {
@@ -250,7 +255,8 @@ impl<P: Process> Runtime<P> {
         attached.closing = Some(Vec::new());
         let mut numbers = Vec::with_capacity(self.workers.len());
         for worker in 0..self.worker_count() {
-            // A worker that takes no command keeps its queue, and the port stays in its list: `tick` tries again.
+            // A worker that takes no command keeps its queue, and the port stays in its list:
+            // `tick` tries again.
             numbers.push(self.send(worker, Command::Detach { port }).unwrap_or(NOT_SENT));
         }
         if let Some(attached) = self.ports.get_mut(&port) {
@@ -258,7 +264,8 @@ impl<P: Process> Runtime<P> {
         }
     }
 
-    /// Takes over a port that was opened but is not wanted any more: its frames come back as those of a detached one.
+    /// Takes over a port that was opened but is not wanted any more: its frames come back as those
+    /// of a detached one.
     pub fn quarantine(&mut self, port: PortRef, opened: OpenedPort) {
         let OpenedPort { queues, device } = opened;
         self.quarantine.insert(port, queues, Some(device), Instant::now());
@@ -286,7 +293,8 @@ impl<P: Process> Runtime<P> {
         Ok(())
     }
 
-    /// Waits until all workers have passed a quiescent point at configuration version `version` or a later one.
+    /// Waits until all workers have passed a quiescent point at configuration version `version` or
+    /// a later one.
     ///
     /// # Errors
     ///
@@ -302,13 +310,15 @@ impl<P: Process> Runtime<P> {
         Ok(())
     }
 
-    /// Whether all workers have passed a quiescent point at configuration version `version` or a later one.
+    /// Whether all workers have passed a quiescent point at configuration version `version` or a
+    /// later one.
     #[must_use]
     pub fn has_reached(&self, version: u64) -> bool {
         self.workers.iter().all(|worker| worker.stats.config_version() >= version)
     }
 
-    /// Collects what workers gave back, frees what quarantined ports let go of, and looks after the workers.
+    /// Collects what workers gave back, frees what quarantined ports let go of, and looks after the
+    /// workers.
     ///
     /// To be called every few milliseconds; tells `on_event` what happened.
     pub fn tick(&mut self, mut on_event: impl FnMut(Event)) {
@@ -327,7 +337,8 @@ impl<P: Process> Runtime<P> {
     ///
     /// # Errors
     ///
-    /// Fails if a worker panicked or does not stop, or if frames stay out; what could be stopped is.
+    /// Fails if a worker panicked or does not stop, or if frames stay out; what could be stopped
+    /// is.
     pub fn stop(mut self) -> Result<Stopped, StopError> {
         let deadline = Instant::now() + STOP_WAIT_MAX;
         for port in self.ports.keys().copied().collect::<Vec<_>>() {

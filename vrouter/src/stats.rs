@@ -1,11 +1,14 @@
-//! Packet counters: one [`WorkerStats`] a worker, written by that worker alone, read by the main thread.
+//! Packet counters: one [`WorkerStats`] a worker, written by that worker alone, read by the main
+//! thread.
 //!
-//! A single writer needs no read-modify-write: a counter is a plain load and store. Counters of a port are kept by slot
-//! and generation. The first count of a newer generation moves what the slot's former port had counted to the worker's
-//! retired counters, so a new port starts at zero and engine-wide totals never go back.
+//! A single writer needs no read-modify-write: a counter is a plain load and store. Counters of a
+//! port are kept by slot and generation. The first count of a newer generation moves what the
+//! slot's former port had counted to the worker's retired counters, so a new port starts at zero
+//! and engine-wide totals never go back.
 //!
-//! What each packet owes its counters (invariant 3): `rx` once when it is received, then exactly one of `forwarded` and
-//! `tx` (by the worker, once it is on a transmit ring), `consumed`, or `dropped`.
+//! What each packet owes its counters (invariant 3): `rx` once when it is received, then exactly
+//! one of `forwarded` and `tx` (by the worker, once it is on a transmit ring), `consumed`, or
+//! `dropped`.
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
@@ -74,7 +77,8 @@ impl WorkerStats {
         self.counters(ingress).forwarded.add(packets);
     }
 
-    /// Counts packets from `ingress` that the engine itself was the receiver of (ARP, ND, ICMP for the gateway).
+    /// Counts packets from `ingress` that the engine itself was the receiver of (ARP, ND, ICMP for
+    /// the gateway).
     pub fn consumed(&self, ingress: PortRef, packets: u64) {
         self.counters(ingress).consumed.add(packets);
     }
@@ -102,7 +106,8 @@ impl WorkerStats {
         self.activity.packets.add(packets);
     }
 
-    /// Notes the start of a poll under `config_version`: what happens from here on is seen under that version or a later one.
+    /// Notes the start of a poll under `config_version`: what happens from here on is seen under
+    /// that version or a later one.
     ///
     /// `busy_nanoseconds` is what the poll before it took, if that one moved packets.
     pub fn poll(&self, now: Now, config_version: u64, busy_nanoseconds: u64) {
@@ -110,7 +115,8 @@ impl WorkerStats {
         activity.polls.add(1);
         activity.busy_nanoseconds.add(busy_nanoseconds);
         activity.last_poll_nanoseconds.0.store(now.nanoseconds, Relaxed);
-        // Release: whoever sees this version also sees all that was done under the versions before it.
+        // Release: whoever sees this version also sees all that was done under the versions before
+        // it.
         activity.config_version.0.store(config_version, Release);
     }
 
@@ -150,7 +156,8 @@ impl WorkerStats {
         }
     }
 
-    /// A slot has a new user: moves what the former one counted. Stragglers of a former one count as retired at once.
+    /// A slot has a new user: moves what the former one counted. Stragglers of a former one count
+    /// as retired at once.
     #[cold]
     fn change_generation<'a>(
         &'a self,

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::clock::Now;
 
-/// A worker that has not polled for so long is reported: ten times the longest sleep of an idle worker.
+/// A worker that has not polled for so long is reported: ten times the longest sleep of an idle
+/// worker.
 pub const STALL_MIN: Duration = Duration::from_millis(100);
 
 /// A worker has not polled for [`STALL_MIN`], or polls again after that.
@@ -37,9 +38,11 @@ impl Watchdog {
         Self { workers: vec![Watched::default(); workers], last_tick: None }
     }
 
-    /// Compares when workers last polled with the time; reports each stall once when it begins and once when it is over.
+    /// Compares when workers last polled with the time; reports each stall once when it begins and
+    /// once when it is over.
     ///
-    /// If the watchdog itself was away for long, the whole machine may have been: workers get another tick to show up.
+    /// If the watchdog itself was away for long, the whole machine may have been: workers get
+    /// another tick to show up.
     pub(crate) fn tick(
         &mut self,
         now: Now,

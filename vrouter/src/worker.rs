@@ -1,11 +1,12 @@
 //! A worker: one pinned thread that polls its queues and runs the pipeline.
 //!
 //! ```text
-//! poll: commands → packets from other workers → for each queue { rx → process → tx } → flush → bells
+//! poll: commands → hand-offs → for each queue { rx → process → tx } → flush → bells
 //! ```
 //!
-//! A worker never waits for anybody: a full ring drops and counts, commands are taken between bursts, and it sleeps only
-//! when there is nothing to do (see [`crate::idle`]). What the pipeline does with packets is not here, nor who opens ports.
+//! A worker never waits for anybody: a full ring drops and counts, commands are taken between
+//! bursts, and it sleeps only when there is nothing to do (see [`crate::idle`]). What the pipeline
+//! does with packets is not here, nor who opens ports.
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
@@ -33,7 +34,8 @@ use crate::{
     stats::WorkerStats,
 };
 
-/// Bursts received in one poll at most: bounds how long a flush, and so a packet on its way out, may have to wait.
+/// Bursts received in one poll at most: bounds how long a flush, and so a packet on its way out,
+/// may have to wait.
 pub const BURSTS_PER_POLL_MAX: usize = 8;
 
 /// Polls between two rounds of rare work.
@@ -44,7 +46,8 @@ pub trait Process: Send + 'static {
     /// Takes the newest configuration; returns its version. Called between bursts.
     fn refresh(&mut self) -> u64;
 
-    /// Empties `burst`: each packet goes to `outbox`, or is counted in `stats` as consumed or dropped and freed in `pool`.
+    /// Empties `burst`: each packet goes to `outbox`, or is counted in `stats` as consumed or
+    /// dropped and freed in `pool`.
     fn process(
         &mut self,
         ingress: PortRef,
@@ -217,7 +220,8 @@ impl<P: Process> Worker<P> {
         received
     }
 
-    /// One flush for each queue that was visited or sent through, one bell for each worker that packets went to.
+    /// One flush for each queue that was visited or sent through, one bell for each worker that
+    /// packets went to.
     fn flush(&mut self) {
         let Self { egress, pool, lost, .. } = self;
         egress.queues.flush(pool, |slot| lost.push(slot));
@@ -238,8 +242,8 @@ impl<P: Process> Worker<P> {
         if let Err(Reply::Lost { port, queue } | Reply::Returned { port, queue }) =
             self.commands.reply(reply(port, queue))
         {
-            // The ring holds more replies than a worker has queues; should it be full nevertheless, the queue stays, and its
-            // next flush finds out once more that the peer is gone.
+            // The ring holds more replies than a worker has queues; should it be full nevertheless,
+            // the queue stays, and its next flush finds out once more that the peer is gone.
             let _ = self.attach(port, queue);
         }
     }

@@ -1,4 +1,5 @@
-//! The helper thread that opens ports: entering namespaces, loading programs and binding sockets may take seconds.
+//! The helper thread that opens ports: entering namespaces, loading programs and binding sockets
+//! may take seconds.
 
 use std::{
     io,
@@ -20,7 +21,8 @@ pub(super) type Outcome = Result<OpenedPort, OpenPortError>;
 /// How long one wait for an outcome lasts at most; the main thread has other things to look after.
 const WAIT_MAX: Duration = Duration::from_millis(1);
 
-/// The main thread's ends of the opener's channels. Each port slot has at most one request under way.
+/// The main thread's ends of the opener's channels. Each port slot has at most one request under
+/// way.
 pub(super) struct OpenerThread {
     requests: Sender<PortRequest>,
     outcomes: Receiver<(PortRef, Outcome)>,
@@ -34,7 +36,8 @@ impl OpenerThread {
         let (outgoing, outcomes) = bounded(PORTS_MAX);
         let run = move || {
             for request in incoming {
-                // A pool of its own for each port: what is left in it is in the depot again when the port is open.
+                // A pool of its own for each port: what is left in it is in the depot again when
+                // the port is open.
                 let mut pool = FramePool::new(Arc::clone(&depot));
                 let outcome = opener.open(&request, &mut pool);
                 drop(pool);

@@ -20,10 +20,12 @@ use crate::{
     port::{Backend, PortRef, PortRequest, Steering},
 };
 
-/// The first retry of a port that could not be opened: the kernel gives a closed queue back after some 20 ms.
+/// The first retry of a port that could not be opened: the kernel gives a closed queue back after
+/// some 20 ms.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 
-/// Later retries are twice as far apart each, up to this: an operator who mends an interface does not wait for long.
+/// Later retries are twice as far apart each, up to this: an operator who mends an interface does
+/// not wait for long.
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// The state of a port, in the operator's words.

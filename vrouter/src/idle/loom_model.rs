@@ -21,7 +21,8 @@ use loom::{
 use sleep_flag::SleepFlag;
 use unfenced::sleep_flag::SleepFlag as UnfencedFlag;
 
-/// One who pushes an item and one who sleeps: whether the sleeper may sleep on although the item is there and nobody rang.
+/// One who pushes an item and one who sleeps: whether the sleeper may sleep on although the item is
+/// there and nobody rang.
 fn wake_up_is_lost<F: Send + Sync + 'static>(
     new: fn() -> F,
     lower: fn(&F),

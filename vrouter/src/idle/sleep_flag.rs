@@ -1,7 +1,8 @@
 //! The agreement between one who may sleep and those who push work for it into rings.
 //!
-//! The sleeper raises the flag, then looks into the rings a last time; the others push, then look at the flag. A sequentially
-//! consistent fence between the two steps on either side rules out that both miss each other.
+//! The sleeper raises the flag, then looks into the rings a last time; the others push, then look
+//! at the flag. A sequentially consistent fence between the two steps on either side rules out that
+//! both miss each other.
 
 use super::atomic::{
     AtomicBool,
@@ -33,7 +34,8 @@ impl SleepFlag {
 
     /// Work was pushed before this: whether the caller is the one to wake the owner.
     pub(crate) fn take(&self) -> bool {
-        // Pairs with the fence in `raise`: either the owner's last look sees the work, or this load sees the flag.
+        // Pairs with the fence in `raise`: either the owner's last look sees the work, or this load
+        // sees the flag.
         fence(SeqCst);
         self.0.load(Relaxed) && self.0.swap(false, Relaxed)
     }

@@ -1,12 +1,12 @@
 //! Free frames: a stack per worker, and the depot where workers trade.
 //!
-//! A frame may retire in any worker's pool, so one-way traffic drains the receiving worker's pool and fills the sending
-//! one's. Pools even that out in batches through a bounded lock-free depot.
+//! A frame may retire in any worker's pool, so one-way traffic drains the receiving worker's pool
+//! and fills the sending one's. Pools even that out in batches through a bounded lock-free depot.
 //!
 //! # Safety boundary
 //!
-//! Free frames are kept by index. [`Region::adopt`] turns an index back into a frame; it is sound because an index enters a
-//! pool or the depot only by consuming its frame, and leaves it once.
+//! Free frames are kept by index. [`Region::adopt`] turns an index back into a frame; it is sound
+//! because an index enters a pool or the depot only by consuming its frame, and leaves it once.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,13 +18,15 @@ use crate::{packet::Packet, port::PortRef};
 /// Frames that pools trade at a time: a burst, so that one trade serves one burst.
 pub const DEPOT_BATCH_FRAMES: usize = 64;
 
-/// Frames a pool keeps at most before it gives some back: enough to refill a receive ring of 1024 once and then some.
+/// Frames a pool keeps at most before it gives some back: enough to refill a receive ring of 1024
+/// once and then some.
 const LOCAL_FRAMES_MAX: usize = 32 * DEPOT_BATCH_FRAMES;
 
 /// Frames a pool may always keep: one batch to work from and one to fill up before it trades.
 const LOCAL_FRAMES_MIN: usize = 2 * DEPOT_BATCH_FRAMES;
 
-/// The share of the region that one pool may hoard: sixteen pools that do not receive leave the others half of it.
+/// The share of the region that one pool may hoard: sixteen pools that do not receive leave the
+/// others half of it.
 const LOCAL_SHARE: usize = 32;
 
 type Batch = [FrameIndex; DEPOT_BATCH_FRAMES];
@@ -116,11 +118,13 @@ impl FramePool {
             self.free.extend_from_slice(&batch);
         }
         let index = self.free.pop()?;
-        // SAFETY: indices in the pool and the depot came from `into_index` and are held by nobody else.
+        // SAFETY: indices in the pool and the depot came from `into_index` and are held by nobody
+        // else.
         Some(unsafe { self.depot.region.adopt(index) })
     }
 
-    /// A packet that holds a copy of `bytes`, in as many frames as it takes; `None` if there are not enough.
+    /// A packet that holds a copy of `bytes`, in as many frames as it takes; `None` if there are
+    /// not enough.
     ///
     /// The first frame keeps the usual headroom; an empty slice makes an empty packet.
     #[expect(unsafe_code, reason = "hands the chain over to the packet")]

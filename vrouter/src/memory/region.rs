@@ -2,9 +2,10 @@
 //!
 //! # Safety boundary
 //!
-//! This module turns a frame's index into a slice of shared memory. It is sound because a [`Frame`] is neither `Copy` nor
-//! `Clone`, the region hands each index out once ([`Region::take_all`]), and [`Region::adopt`] — the only other way to make one
-//! — is unsafe: its caller vouches that the ring which held the index gave it up.
+//! This module turns a frame's index into a slice of shared memory. It is sound because a [`Frame`]
+//! is neither `Copy` nor `Clone`, the region hands each index out once ([`Region::take_all`]), and
+//! [`Region::adopt`] — the only other way to make one — is unsafe: its caller vouches that the ring
+//! which held the index gave it up.
 #![expect(unsafe_code, reason = "maps memory and slices it by frame")]
 
 use std::{
@@ -20,8 +21,9 @@ use crate::packet::Packet;
 
 /// Bytes before the data of a received frame that are ours: room for a tunnel header and more.
 ///
-/// The largest template is 70 bytes (VXLAN over IPv6); 128 leaves room for stacked headers and keeps
-/// the data aligned to a cache line pair. Copy mode and zero copy add the kernel's own 256 bytes before it.
+/// The largest template is 70 bytes (VXLAN over IPv6); 128 leaves room for stacked headers and
+/// keeps the data aligned to a cache line pair. Copy mode and zero copy add the kernel's own 256
+/// bytes before it.
 pub const HEADROOM_BYTES: u16 = 128;
 
 /// The index that stands for "no frame" in a [`SegmentLink`].
@@ -39,8 +41,8 @@ pub struct FrameIndex(pub u32);
 
 /// Owns one frame of a region.
 ///
-/// There is no destructor: a frame that is dropped instead of returned to a [`super::FramePool`] is lost until the free
-/// list is rebuilt, and tests count frames to find that out.
+/// There is no destructor: a frame that is dropped instead of returned to a [`super::FramePool`] is
+/// lost until the free list is rebuilt, and tests count frames to find that out.
 #[derive(Debug)]
 #[must_use = "a frame that is dropped is lost to its pool"]
 #[repr(transparent)]
@@ -60,7 +62,8 @@ impl Frame {
     }
 }
 
-/// Where the next segment of a packet's chain lies. Kept beside the frames, one a frame; written by the frame's owner.
+/// Where the next segment of a packet's chain lies. Kept beside the frames, one a frame; written by
+/// the frame's owner.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(C)]
 pub struct SegmentLink {
@@ -121,7 +124,8 @@ pub struct Region {
     taken: AtomicBool,
 }
 
-// SAFETY: the region is plain memory; access to a frame's bytes goes through the frame's only owner.
+// SAFETY: the region is plain memory; access to a frame's bytes goes through the frame's only
+// owner.
 unsafe impl Send for Region {}
 // SAFETY: as above: shared references give no access to bytes without a `Frame`.
 unsafe impl Sync for Region {}
@@ -177,8 +181,8 @@ impl Region {
     ///
     /// # Safety
     ///
-    /// `index` came from [`Frame::into_index`] on a frame of this region, and whoever held it since (a ring of the
-    /// kernel, a hand-off ring) has given it up for good.
+    /// `index` came from [`Frame::into_index`] on a frame of this region, and whoever held it since
+    /// (a ring of the kernel, a hand-off ring) has given it up for good.
     pub unsafe fn adopt(&self, index: FrameIndex) -> Frame {
         Frame(index.0)
     }
@@ -187,7 +191,8 @@ impl Region {
     #[must_use]
     pub fn bytes(&self, frame: &Frame) -> &[u8] {
         let Some(start) = self.frame_start(frame.0) else { return &[] };
-        // SAFETY: the range is inside the mapping (checked above), and the borrow of the only owner rules out a writer.
+        // SAFETY: the range is inside the mapping (checked above), and the borrow of the only owner
+        // rules out a writer.
         unsafe { slice::from_raw_parts(start.as_ptr(), self.frame_bytes as usize) }
     }
 
@@ -203,7 +208,8 @@ impl Region {
     #[must_use]
     pub fn link(&self, frame: &Frame) -> SegmentLink {
         match self.link_start(frame.0) {
-            // SAFETY: inside the mapping, aligned (8-byte entries from a page start), and read by the frame's owner.
+            // SAFETY: inside the mapping, aligned (8-byte entries from a page start), and read by
+            // the frame's owner.
             Some(link) => unsafe { link.read() },
             None => SegmentLink { next: NO_FRAME, offset: 0, len: 0 },
         }
@@ -217,7 +223,8 @@ impl Region {
         }
     }
 
-    /// A later segment of a packet: its link and its bytes. The packet owns the whole chain, so borrowing it is enough.
+    /// A later segment of a packet: its link and its bytes. The packet owns the whole chain, so
+    /// borrowing it is enough.
     pub(crate) fn segment<'a>(
         &'a self,
         _owner: &'a Packet,
@@ -295,14 +302,16 @@ impl Region {
             self.frames_offset as u64,
             size_of::<SegmentLink>() as u64,
         ];
-        // SAFETY: the header page is inside the mapping, aligned, and nobody else knows the region yet.
+        // SAFETY: the header page is inside the mapping, aligned, and nobody else knows the region
+        // yet.
         unsafe { self.base.cast::<[u64; 6]>().write(header) };
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: `base` and `bytes` are what mmap returned and was given; no slice outlives the region.
+        // SAFETY: `base` and `bytes` are what mmap returned and was given; no slice outlives the
+        // region.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }

@@ -1,4 +1,5 @@
-//! A port as the main thread sees it: how it is opened, steered and described. Workers see its queues only.
+//! A port as the main thread sees it: how it is opened, steered and described. Workers see its
+//! queues only.
 
 use std::{error, net::IpAddr, path::PathBuf};
 
@@ -79,7 +80,8 @@ pub trait PortOpener: Send {
     ///
     /// # Errors
     ///
-    /// Fails if the device is not there or cannot do what is asked; what was opened on the way is closed again.
+    /// Fails if the device is not there or cannot do what is asked; what was opened on the way is
+    /// closed again.
     fn open(
         &mut self,
         request: &PortRequest,
@@ -114,7 +116,8 @@ pub trait PortDevice: Send {
 
     /// Says which packets come to us from now on; the rest stay with the kernel.
     ///
-    /// Called after the configuration that serves them is in force, and with [`Steering::Nothing`] before it ends.
+    /// Called after the configuration that serves them is in force, and with [`Steering::Nothing`]
+    /// before it ends.
     ///
     /// # Errors
     ///
@@ -133,7 +136,8 @@ pub enum Steering {
     Nothing,
     /// All: guest ports and the host port.
     Everything,
-    /// Those of our tunnels, and ICMP errors about them: the uplink, which is shared with the kernel.
+    /// Those of our tunnels, and ICMP errors about them: the uplink, which is shared with the
+    /// kernel.
     Tunnels {
         /// Our own tunnel endpoints.
         addresses: Vec<IpAddr>,

@@ -1,7 +1,8 @@
 //! A port whose far side is in the same process: tests send and receive packets through it.
 //!
-//! The far side, a [`MemoryPeer`], has frames of the same region: packets are moved, never copied, and nothing is allocated per
-//! packet. A queue's rings are the two halves of [`Rings`]; what still lies in them when one side goes is freed by the other.
+//! The far side, a [`MemoryPeer`], has frames of the same region: packets are moved, never copied,
+//! and nothing is allocated per packet. A queue's rings are the two halves of [`Rings`]; what still
+//! lies in them when one side goes is freed by the other.
 
 mod opener;
 
@@ -28,7 +29,8 @@ use crate::{
     packet::Packet,
 };
 
-/// The largest IP packet of a memory port, in bytes: what fits a frame of 2048 bytes with headroom, as on an Ethernet.
+/// The largest IP packet of a memory port, in bytes: what fits a frame of 2048 bytes with headroom,
+/// as on an Ethernet.
 const MTU_BYTES: u32 = 1500;
 
 /// How large a memory port is.
@@ -98,7 +100,8 @@ impl MemoryPeer {
         self.pool.copy_in(frame, PortRef::ENGINE)
     }
 
-    /// Sends packets from the front of `burst` until it is empty or the ring full; returns how many.
+    /// Sends packets from the front of `burst` until it is empty or the ring full; returns how
+    /// many.
     ///
     /// None once the engine has closed the port.
     pub fn send_burst(&mut self, queue: usize, burst: &mut Burst) -> usize {
@@ -116,7 +119,8 @@ impl MemoryPeer {
         count
     }
 
-    /// Takes the packets that the engine sent through `queue`, until `burst` is full or the ring empty; returns how many.
+    /// Takes the packets that the engine sent through `queue`, until `burst` is full or the ring
+    /// empty; returns how many.
     pub fn receive_burst(&mut self, queue: usize, burst: &mut Burst) -> usize {
         let Some(rings) = self.rings.get(queue) else { return 0 };
         let before = burst.len();
@@ -152,7 +156,8 @@ impl MemoryPeer {
 impl Drop for MemoryPeer {
     fn drop(&mut self) {
         self.shared.peer_gone.store(true, SeqCst);
-        // Either the engine's `drain` comes later and finds what was sent, or it was here already and will not look again.
+        // Either the engine's `drain` comes later and finds what was sent, or it was here already
+        // and will not look again.
         let is_closed = self.shared.closed.load(SeqCst);
         for rings in &self.rings {
             while is_closed && let Some(packet) = rings.to_engine.pop() {
@@ -214,7 +219,8 @@ impl Rings {
         }
         let _ = rustix::io::read(&self.event, &mut [0; 8]);
         self.is_signalled.store(false, Release);
-        fence(SeqCst); // Pairs with the one in `signal`: a packet pushed meanwhile is seen by one of the two.
+        // Pairs with the one in `signal`: a packet pushed meanwhile is seen by one of the two.
+        fence(SeqCst);
         if !self.to_engine.is_empty() {
             self.signal();
         }

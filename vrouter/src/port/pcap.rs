@@ -1,8 +1,8 @@
 //! A port that receives the frames of one capture file and writes what it sends to another.
 //!
-//! For replay, tests and benchmarks: the input is read whole when the port is opened, so receiving costs a copy into a frame and
-//! nothing else. What is sent lies in a ring until `flush` writes it out; frame *n* is stamped *n* microseconds, so that the
-//! same input makes the same output.
+//! For replay, tests and benchmarks: the input is read whole when the port is opened, so receiving
+//! costs a copy into a frame and nothing else. What is sent lies in a ring until `flush` writes it
+//! out; frame *n* is stamped *n* microseconds, so that the same input makes the same output.
 
 pub mod file;
 

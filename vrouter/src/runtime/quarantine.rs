@@ -1,7 +1,8 @@
 //! Closed ports whose frames are not all back yet.
 //!
-//! The kernel, a guest or a test's peer may hold frames of a queue for a while after it was closed. Until they let go, the
-//! frames belong to nobody else, the device stays open, and the port's slot is not used again.
+//! The kernel, a guest or a test's peer may hold frames of a queue for a while after it was closed.
+//! Until they let go, the frames belong to nobody else, the device stays open, and the port's slot
+//! is not used again.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,8 @@ use crate::{
     port::{PortDevice, PortQueue, PortRef},
 };
 
-/// After this time a port whose frames are still out is reported, once in each such time: the kernel's deferred teardown takes
-/// some 20 ms.
+/// After this time a port whose frames are still out is reported, once in each such time: the
+/// kernel's deferred teardown takes some 20 ms.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Default)]

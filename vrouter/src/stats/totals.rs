@@ -1,7 +1,7 @@
 //! The sums over all workers, for operators, metrics and tests.
 //!
-//! Workers go on counting while they are summed up. Each counter on its own is exact and never goes back; across counters the
-//! sums agree once traffic stands still.
+//! Workers go on counting while they are summed up. Each counter on its own is exact and never goes
+//! back; across counters the sums agree once traffic stands still.
 
 use std::{
     hint,
@@ -17,7 +17,8 @@ use std::{
 use super::{PortCounters, WorkerStats};
 use crate::{drops::DropReason, port::PortRef};
 
-/// How often a reader tries again because counters were just moving: a move takes about 100 ns and happens once a slot's reuse.
+/// How often a reader tries again because counters were just moving: a move takes about 100 ns and
+/// happens once a slot's reuse.
 const READ_TRIES_MAX: u32 = 1000;
 
 /// Reads the counters of all workers.
@@ -138,7 +139,8 @@ impl PortTotals {
     }
 }
 
-/// Every packet in equals every packet out (invariant 3): received + generated + replicated = sent + consumed + dropped.
+/// Every packet in equals every packet out (invariant 3): received + generated + replicated = sent
+/// + consumed + dropped.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[expect(missing_docs, reason = "the sentence above names them")]
 pub struct Balance {

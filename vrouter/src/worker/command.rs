@@ -1,4 +1,5 @@
-//! What the main thread tells a worker, and what the worker gives back: two rings with one producer and one consumer each.
+//! What the main thread tells a worker, and what the worker gives back: two rings with one producer
+//! and one consumer each.
 
 use std::sync::{
     Arc,
@@ -79,7 +80,8 @@ impl CommandSender {
         self.sent
     }
 
-    /// Whether the worker has carried out command number `number` and all before it; its replies to them are in the ring.
+    /// Whether the worker has carried out command number `number` and all before it; its replies to
+    /// them are in the ring.
     pub(crate) fn is_done(&self, number: u64) -> bool {
         self.done.load(Acquire) >= number
     }

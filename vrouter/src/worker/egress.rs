@@ -72,7 +72,8 @@ impl Egress {
         self.set_way(port, Way::Closed);
     }
 
-    /// Sends what the pipeline wants to leave through the port in slot `index`; leaves the burst empty.
+    /// Sends what the pipeline wants to leave through the port in slot `index`; leaves the burst
+    /// empty.
     pub(super) fn send(&mut self, index: u16, burst: &mut Burst, pool: &mut FramePool) {
         let reason = match self.way(index) {
             Some((port, Way::Own(slot))) => {
@@ -110,7 +111,8 @@ impl Egress {
         count > 0
     }
 
-    /// Sends what another worker handed over; leaves the burst empty. It never goes on to a third worker.
+    /// Sends what another worker handed over; leaves the burst empty. It never goes on to a third
+    /// worker.
     pub(super) fn deliver(&mut self, index: u16, burst: &mut Burst, pool: &mut FramePool) {
         let mut reason = DropReason::PortDown;
         if let Some((port, Way::Own(slot))) = self.way(index) {

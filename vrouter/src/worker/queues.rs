@@ -1,9 +1,10 @@
 //! The queues that a worker owns, and which of them it looks at in a poll.
 //!
-//! A queue is *hot* while packets move through it, and for [`COOLING_VISITS`] visits after. Hot queues are visited in
-//! every poll, cold ones in turn: one for every [`PACKETS_PER_COLD_VISIT`] packets that came in, [`COLD_VISITS_MAX`] in an
-//! empty poll. So idle ports cost a fixed small share of the time that packets take, however many there are, and a packet
-//! on one of 250 of them waits behind 8,000 others at most. What woke a worker from its sleep is hot.
+//! A queue is *hot* while packets move through it, and for [`COOLING_VISITS`] visits after. Hot
+//! queues are visited in every poll, cold ones in turn: one for every [`PACKETS_PER_COLD_VISIT`]
+//! packets that came in, [`COLD_VISITS_MAX`] in an empty poll. So idle ports cost a fixed small
+//! share of the time that packets take, however many there are, and a packet on one of 250 of them
+//! waits behind 8,000 others at most. What woke a worker from its sleep is hot.
 
 use crate::{
     idle::Bed,
@@ -11,12 +12,13 @@ use crate::{
     port::{PORTS_MAX, PortQueue, PortRef},
 };
 
-/// Visits without a packet after which a queue is cold: more than a kernel needs to send a full ring of 1024 packets at 32 a
-/// kick, so that what a queue sent is on the wire before it cools down.
+/// Visits without a packet after which a queue is cold: more than a kernel needs to send a full
+/// ring of 1024 packets at 32 a kick, so that what a queue sent is on the wire before it cools
+/// down.
 const COOLING_VISITS: u16 = 64;
 
-/// Packets for which one cold queue is visited: a visit costs some 40 ns, most of it cache misses, so 1 % of what 32 packets
-/// cost.
+/// Packets for which one cold queue is visited: a visit costs some 40 ns, most of it cache misses,
+/// so 1 % of what 32 packets cost.
 const PACKETS_PER_COLD_VISIT: usize = 32;
 
 /// Cold queues visited in one poll at most: 250 of them within 16 empty polls, some 5 µs.

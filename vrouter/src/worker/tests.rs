@@ -98,7 +98,8 @@ impl Bench {
         received
     }
 
-    /// What a poll with a full burst takes, at best of some tries: nothing else may run on the machine for so long.
+    /// What a poll with a full burst takes, at best of some tries: nothing else may run on the
+    /// machine for so long.
     fn time_of_a_full_burst(&mut self) -> Duration {
         let mut best = Duration::MAX;
         self.send(0, 1);

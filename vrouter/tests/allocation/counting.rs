@@ -2,8 +2,8 @@
 //!
 //! # Safety boundary
 //!
-//! A global allocator is unsafe to write, since all memory depends on it. This one passes every call on to the system's as it
-//! is, and only adds to counters, which allocate nothing.
+//! A global allocator is unsafe to write, since all memory depends on it. This one passes every
+//! call on to the system's as it is, and only adds to counters, which allocate nothing.
 #![expect(unsafe_code, reason = "a global allocator")]
 
 use std::{
@@ -57,7 +57,8 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         count(&FREES);
-        // SAFETY: the caller keeps the contract of `dealloc`, and the memory came from the system's allocator.
+        // SAFETY: the caller keeps the contract of `dealloc`, and the memory came from the system's
+        // allocator.
         unsafe { System.dealloc(memory, layout) }
     }
 }

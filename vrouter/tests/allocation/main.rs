@@ -1,5 +1,5 @@
-//! Workers allocate and free nothing, whatever happens to their packets: hits, new flows, tunnels, answers, errors, drops,
-//! hand-offs, sleeps, expiry, and a configuration that changes meanwhile.
+//! Workers allocate and free nothing, whatever happens to their packets: hits, new flows, tunnels,
+//! answers, errors, drops, hand-offs, sleeps, expiry, and a configuration that changes meanwhile.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
@@ -104,7 +104,8 @@ fn apply(engine: &mut Engine<Counted>, upserts: Vec<api::Object>) {
     assert_eq!(applied.port_errors, []);
 }
 
-/// One frame of each kind for each port, as indices into [`PORTS`] with frames. `round` makes new flows.
+/// One frame of each kind for each port, as indices into [`PORTS`] with frames. `round` makes new
+/// flows.
 fn frames(round: u16) -> Vec<(usize, Vec<u8>)> {
     let udp =
         |destination: std::net::IpAddr, ports| Udp { ports, ..Udp::from_pod(destination) }.frame();
@@ -195,7 +196,8 @@ fn workers_allocate_nothing_per_packet() {
     for remote in remotes {
         engine.set_adjacency(remote, adjacency);
     }
-    // Publishes the adjacency, and lets each thread do what it does once, such as reading the name of its own clock.
+    // Publishes the adjacency, and lets each thread do what it does once, such as reading the name
+    // of its own clock.
     apply(&mut engine, vec![]);
     traffic(&mut engine, &mut peers, 0..20);
 

@@ -1,7 +1,8 @@
-//! Scenarios of the engine around the pipeline: batches, ports that come, go and fail, and what the operator sees of it.
+//! Scenarios of the engine around the pipeline: batches, ports that come, go and fail, and what the
+//! operator sees of it.
 //!
-//! Workers run a stand-in that sends what guests send to the host port; the pipeline has scenarios of its own. Each scenario
-//! ends with the conservation of packets and with every frame back.
+//! Workers run a stand-in that sends what guests send to the host port; the pipeline has scenarios
+//! of its own. Each scenario ends with the conservation of packets and with every frame back.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -1,7 +1,7 @@
 //! Scenarios of the runtime around the pipeline: workers, hand-offs, hot plug, idling, faults.
 //!
-//! Packets go from port to port by a table ([`rig::Patch`]); the pipeline has scenarios of its own. Each scenario ends with
-//! the conservation of packets and with every frame back.
+//! Packets go from port to port by a table ([`rig::Patch`]); the pipeline has scenarios of its own.
+//! Each scenario ends with the conservation of packets and with every frame back.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -178,7 +178,8 @@ pub(crate) fn number(frame: &[u8]) -> u64 {
     u64::from_be_bytes(frame[..8].try_into().unwrap())
 }
 
-/// Sends `count` numbered frames from one peer to another, never more under way than rings hold; checks their order.
+/// Sends `count` numbered frames from one peer to another, never more under way than rings hold;
+/// checks their order.
 pub(crate) fn send_in_order(from: &mut MemoryPeer, to: &mut MemoryPeer, count: u64) {
     const UNDER_WAY_MAX: u64 = 768;
     let deadline = Instant::now() + PATIENCE * 5;
