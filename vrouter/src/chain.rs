@@ -57,32 +57,24 @@ mod tests {
 
     use super::{copy, sum};
     use crate::{
-        memory::{Depot, Frame, FramePool, NO_FRAME, Region, RegionConfig, SegmentLink},
+        memory::{Depot, FramePool, Region, RegionConfig, Segment},
         packet::Packet,
         port::PortRef,
     };
 
     fn chained(pool: &mut FramePool, segments: &[Vec<u8>]) -> Packet {
-        let mut next = None;
-        for (position, segment) in segments.iter().enumerate().rev() {
-            let (offset, len) = (7, u16::try_from(segment.len()).unwrap());
+        let mut frames = segments.iter().map(|bytes| {
             let mut frame = pool.allocate().unwrap();
-            pool.region().bytes_mut(&mut frame)[7..7 + segment.len()].copy_from_slice(segment);
-            if position == 0 {
-                let mut packet = Packet::new(frame, offset, len, PortRef::ENGINE);
-                if let Some((rest, bytes)) = next {
-                    packet.chain(rest, bytes);
-                }
-                return packet;
-            }
-            let (index, bytes) = match next {
-                Some((rest, bytes)) => (Frame::into_index(rest), bytes),
-                None => (NO_FRAME, 0),
-            };
-            pool.region().set_link(&mut frame, SegmentLink { next: index, offset, len });
-            next = Some((frame, bytes + u32::from(len)));
+            pool.region().bytes_mut(&mut frame)[7..7 + bytes.len()].copy_from_slice(bytes);
+            Segment { frame, offset: 7, len: u16::try_from(bytes.len()).unwrap() }
+        });
+        let Segment { frame, offset, len } = frames.next().unwrap();
+        let rest: Vec<_> = frames.collect();
+        let mut packet = Packet::new(frame, offset, len, PortRef::ENGINE);
+        for segment in rest {
+            packet.append(pool.region(), segment);
         }
-        unreachable!("there is at least one segment")
+        packet
     }
 
     proptest! {

@@ -29,7 +29,7 @@ use encap::{
 use crate::{
     config::Role,
     drops::DropReason,
-    memory::HEADROOM_BYTES,
+    memory::{HEADROOM_BYTES, Segment},
     next_hop::{NextHop, NextHopIndex},
     packet::Packet,
     parse::{Headers, IP_OFFSET, Refusal},
@@ -172,7 +172,8 @@ impl Pass<'_> {
             return None;
         }
         let offset = packet.offset().max(HEADROOM_BYTES);
-        let mut frame = packet.into_head();
+        // It has one segment, so the rest is empty.
+        let (Segment { mut frame, .. }, _rest) = packet.into_segments();
         let bytes = self.pool.region().bytes_mut(&mut frame);
         let len = bytes.get_mut(usize::from(offset)..).map_or(0, write);
         self.stats.consumed(ingress, 1);

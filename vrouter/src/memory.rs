@@ -11,11 +11,12 @@
 //!                             ▲ every AF_XDP device registers from here on as its UMEM
 //! ```
 
+mod chain;
 mod pool;
 mod region;
 
+pub use chain::{Chain, Segment};
 pub use pool::{DEPOT_BATCH_FRAMES, Depot, FramePool};
 pub use region::{
     CreateRegionError, Frame, FrameIndex, HEADROOM_BYTES, NO_FRAME, Region, RegionConfig,
-    SegmentLink,
 };

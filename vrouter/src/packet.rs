@@ -5,7 +5,7 @@
 //! lives in its scratch arrays, not here.
 
 use crate::{
-    memory::{Frame, FrameIndex, NO_FRAME, Region},
+    memory::{Chain, Frame, FrameIndex, Region, Segment},
     port::PortRef,
 };
 
@@ -57,7 +57,7 @@ pub struct Offload {
 #[must_use = "a packet that is dropped loses its frames: free it in a pool"]
 pub struct Packet {
     head: Frame,
-    next: FrameIndex,
+    rest: Chain,
     offset: u16,
     len: u16,
     total_bytes: u32,
@@ -73,7 +73,7 @@ impl Packet {
     pub fn new(head: Frame, offset: u16, len: u16, ingress: PortRef) -> Self {
         Self {
             head,
-            next: NO_FRAME,
+            rest: Chain::EMPTY,
             offset,
             len,
             total_bytes: u32::from(len),
@@ -82,11 +82,10 @@ impl Packet {
         }
     }
 
-    /// Appends the rest of a chain: `next` is its first segment, whose links are set, and `bytes`
-    /// what it holds in all.
-    pub fn chain(&mut self, next: Frame, bytes: u32) {
-        self.next = next.into_index();
-        self.total_bytes = u32::from(self.len) + bytes;
+    /// Appends a segment.
+    pub fn append(&mut self, region: &Region, segment: Segment) {
+        self.total_bytes = self.total_bytes.saturating_add(u32::from(segment.len));
+        self.rest.push(region, segment);
     }
 
     /// Bytes in all segments.
@@ -113,16 +112,10 @@ impl Packet {
         self.head.index()
     }
 
-    /// The second segment, or [`NO_FRAME`].
-    #[must_use]
-    pub fn next_segment(&self) -> FrameIndex {
-        self.next
-    }
-
     /// Whether the packet has more than one segment.
     #[must_use]
     pub fn is_chained(&self) -> bool {
-        self.next != NO_FRAME
+        !self.rest.is_empty()
     }
 
     /// The first segment's bytes.
@@ -191,20 +184,12 @@ impl Packet {
     /// Calls `visit` with each segment's bytes, in order.
     pub fn for_each_segment(&self, region: &Region, mut visit: impl FnMut(&[u8])) {
         visit(self.data(region));
-        let mut next = self.next;
-        for _ in 0..region.frame_count() {
-            if next == NO_FRAME {
-                return;
-            }
-            let (link, bytes) = region.segment(self, next);
-            visit(bytes);
-            next = link.next;
-        }
+        self.rest.segments(region).for_each(visit);
     }
 
-    /// Gives up the packet: its first frame is the caller's, and so is the duty for the rest of the
-    /// chain.
-    pub fn into_head(self) -> Frame {
-        self.head
+    /// Gives up the packet: its first segment, and the later ones.
+    pub fn into_segments(self) -> (Segment, Chain) {
+        let Self { head, rest, offset, len, .. } = self;
+        (Segment { frame: head, offset, len }, rest)
     }
 }

@@ -1,11 +1,6 @@
 //! AF_XDP ports on veth pairs, with the kernel or another port at the far end.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panic")]
 
 #[path = "support/namespace.rs"]
 mod namespace;

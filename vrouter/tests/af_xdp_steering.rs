@@ -1,11 +1,6 @@
 //! The XDP programs: which frames of a shared uplink come to us, and that the rest stays with the kernel.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panic")]
 
 #[path = "support/namespace.rs"]
 mod namespace;

@@ -12,7 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::queue::ArrayQueue;
 
-use super::region::{Frame, FrameIndex, HEADROOM_BYTES, NO_FRAME, Region, SegmentLink};
+use super::{
+    chain::Segment,
+    region::{Frame, FrameIndex, HEADROOM_BYTES, NO_FRAME, Region},
+};
 use crate::{packet::Packet, port::PortRef};
 
 /// Frames that pools trade at a time: a burst, so that one trade serves one burst.
@@ -123,38 +126,36 @@ impl FramePool {
         Some(unsafe { self.depot.region.adopt(index) })
     }
 
-    /// A packet that holds a copy of `bytes`, in as many frames as it takes; `None` if there are
-    /// not enough.
+    /// A packet that holds a copy of `bytes`, in as many frames as it takes; `None` if there are not
+    /// enough.
     ///
     /// The first frame keeps the usual headroom; an empty slice makes an empty packet.
-    #[expect(unsafe_code, reason = "hands the chain over to the packet")]
     pub fn copy_in(&mut self, bytes: &[u8], ingress: PortRef) -> Option<Packet> {
         let frame_bytes = self.depot.region.frame_bytes() as usize;
         let linear_max = frame_bytes - usize::from(HEADROOM_BYTES);
         let (linear, rest) = bytes.split_at(bytes.len().min(linear_max));
-        let mut next = NO_FRAME;
-        // From the last segment to the first, since each names the next.
-        for segment in rest.chunks(frame_bytes).rev() {
-            let Some(mut frame) = self.allocate() else {
-                self.free_chain(next);
+        let Segment { frame, offset, len } = self.copy_segment(linear, HEADROOM_BYTES)?;
+        let mut packet = Packet::new(frame, offset, len, ingress);
+        for bytes in rest.chunks(frame_bytes) {
+            let Some(segment) = self.copy_segment(bytes, 0) else {
+                self.free_packet(packet);
                 return None;
             };
-            let len = write_at(self.region().bytes_mut(&mut frame), 0, segment);
-            self.region().set_link(&mut frame, SegmentLink { next, offset: 0, len });
-            next = frame.into_index();
-        }
-        let Some(mut head) = self.allocate() else {
-            self.free_chain(next);
-            return None;
-        };
-        let len = write_at(self.region().bytes_mut(&mut head), HEADROOM_BYTES, linear);
-        let mut packet = Packet::new(head, HEADROOM_BYTES, len, ingress);
-        if next != NO_FRAME {
-            // SAFETY: the loop above gave the frame up to this index, which nobody else has.
-            let first = unsafe { self.depot.region.adopt(next) };
-            packet.chain(first, u32::try_from(rest.len()).unwrap_or(u32::MAX));
+            packet.append(&self.depot.region, segment);
         }
         Some(packet)
+    }
+
+    /// A frame that holds a copy of `bytes` from `offset` on; there must be room for them.
+    fn copy_segment(&mut self, bytes: &[u8], offset: u16) -> Option<Segment> {
+        let mut frame = self.allocate()?;
+        let start = usize::from(offset);
+        let room = self.depot.region.bytes_mut(&mut frame).get_mut(start..start + bytes.len());
+        let len = u16::try_from(bytes.len()).unwrap_or(0);
+        if let Some(room) = room {
+            room.copy_from_slice(bytes);
+        }
+        Some(Segment { frame, offset, len })
     }
 
     /// Returns a frame.
@@ -168,25 +169,11 @@ impl FramePool {
 
     /// Returns every frame of a packet.
     pub fn free_packet(&mut self, packet: Packet) {
-        let next = packet.next_segment();
-        self.free(packet.into_head());
-        if next != NO_FRAME {
-            self.free_chain(next);
-        }
-    }
-
-    /// Returns the frames of a chain; the caller owned it by its first index, and forgets it.
-    #[expect(unsafe_code, reason = "follows the chain of segments")]
-    fn free_chain(&mut self, mut next: FrameIndex) {
-        // A chain is no longer than the region has frames.
-        for _ in 0..self.depot.region.frame_count() {
-            if next == NO_FRAME {
-                return;
-            }
-            // SAFETY: the caller owned the chain.
-            let frame = unsafe { self.depot.region.adopt(next) };
-            next = self.depot.region.link(&frame).next;
-            self.free(frame);
+        let (head, mut rest) = packet.into_segments();
+        self.free(head.frame);
+        // A chain has no more segments than the region has frames.
+        while let Some(segment) = rest.pop(&self.depot.region) {
+            self.free(segment.frame);
         }
     }
 
@@ -200,16 +187,6 @@ impl FramePool {
             self.free.truncate(rest);
         }
     }
-}
-
-/// Copies `bytes` to `offset` of `frame`, which has room for them; returns how many there are.
-fn write_at(frame: &mut [u8], offset: u16, bytes: &[u8]) -> u16 {
-    let start = usize::from(offset);
-    match frame.get_mut(start..start + bytes.len()) {
-        Some(room) => room.copy_from_slice(bytes),
-        None => return 0,
-    }
-    u16::try_from(bytes.len()).unwrap_or(0)
 }
 
 impl Drop for FramePool {

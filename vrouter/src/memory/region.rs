@@ -17,7 +17,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use crate::packet::Packet;
+use super::chain::SegmentLink;
 
 /// Bytes before the data of a received frame that are ours: room for a tunnel header and more.
 ///
@@ -26,7 +26,7 @@ use crate::packet::Packet;
 /// bytes before it.
 pub const HEADROOM_BYTES: u16 = 128;
 
-/// The index that stands for "no frame" in a [`SegmentLink`].
+/// The index that stands for "no frame".
 pub const NO_FRAME: FrameIndex = FrameIndex(u32::MAX);
 
 const HEADER_BYTES: usize = 4096;
@@ -60,19 +60,6 @@ impl Frame {
     pub fn into_index(self) -> FrameIndex {
         FrameIndex(self.0)
     }
-}
-
-/// Where the next segment of a packet's chain lies. Kept beside the frames, one a frame; written by
-/// the frame's owner.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(C)]
-pub struct SegmentLink {
-    /// The next segment, or [`NO_FRAME`].
-    pub next: FrameIndex,
-    /// Where this segment's bytes start in its frame.
-    pub offset: u16,
-    /// How many bytes this segment holds.
-    pub len: u16,
 }
 
 /// How much packet memory to make, and of what pages.
@@ -190,9 +177,18 @@ impl Region {
     /// All bytes of a frame; empty for a frame of another, larger region.
     #[must_use]
     pub fn bytes(&self, frame: &Frame) -> &[u8] {
-        let Some(start) = self.frame_start(frame.0) else { return &[] };
-        // SAFETY: the range is inside the mapping (checked above), and the borrow of the only owner
-        // rules out a writer.
+        // SAFETY: the borrow of the only owner rules out a writer.
+        unsafe { self.bytes_of(frame.index()) }
+    }
+
+    /// All bytes of a frame, by index; empty for a frame of another, larger region.
+    ///
+    /// # Safety
+    ///
+    /// The caller has borrowed whatever owns the frame for as long as it uses the bytes.
+    pub(super) unsafe fn bytes_of(&self, index: FrameIndex) -> &[u8] {
+        let Some(start) = self.frame_start(index.0) else { return &[] };
+        // SAFETY: the range is inside the mapping, and the caller rules out a writer.
         unsafe { slice::from_raw_parts(start.as_ptr(), self.frame_bytes as usize) }
     }
 
@@ -200,47 +196,19 @@ impl Region {
     #[must_use]
     pub fn bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
         let Some(start) = self.frame_start(frame.0) else { return &mut [] };
-        // SAFETY: as above, and the mutable borrow of the only owner rules out any other access.
+        // SAFETY: the range is inside the mapping, and the mutable borrow of the only owner rules out any other access.
         unsafe { slice::from_raw_parts_mut(start.as_ptr(), self.frame_bytes as usize) }
     }
 
-    /// The link of a frame to the next segment of its packet.
-    #[must_use]
-    pub fn link(&self, frame: &Frame) -> SegmentLink {
-        match self.link_start(frame.0) {
-            // SAFETY: inside the mapping, aligned (8-byte entries from a page start), and read by
-            // the frame's owner.
-            Some(link) => unsafe { link.read() },
-            None => SegmentLink { next: NO_FRAME, offset: 0, len: 0 },
+    /// Where the link of a frame to the next segment lies; `None` for a frame of another, larger
+    /// region.
+    pub(super) fn link_start(&self, index: FrameIndex) -> Option<NonNull<SegmentLink>> {
+        if index.0 >= self.frame_count {
+            return None;
         }
-    }
-
-    /// Sets the link of a frame to the next segment of its packet.
-    pub fn set_link(&self, frame: &mut Frame, link: SegmentLink) {
-        if let Some(start) = self.link_start(frame.0) {
-            // SAFETY: inside the mapping, aligned, and written by the frame's owner.
-            unsafe { start.write(link) };
-        }
-    }
-
-    /// A later segment of a packet: its link and its bytes. The packet owns the whole chain, so
-    /// borrowing it is enough.
-    pub(crate) fn segment<'a>(
-        &'a self,
-        _owner: &'a Packet,
-        index: FrameIndex,
-    ) -> (SegmentLink, &'a [u8]) {
-        let frame = Frame(index.0);
-        let link = self.link(&frame);
-        let start = usize::from(link.offset);
-        let Some(base) = self.frame_start(frame.0) else { return (link, &[]) };
-        if start + usize::from(link.len) > self.frame_bytes as usize {
-            return (link, &[]);
-        }
-        // SAFETY: inside the frame (checked above).
-        let data = unsafe { base.add(start) };
-        // SAFETY: inside the frame, and borrowed from the chain's only owner.
-        (link, unsafe { slice::from_raw_parts(data.as_ptr(), usize::from(link.len)) })
+        let offset = HEADER_BYTES + index.0 as usize * size_of::<SegmentLink>();
+        // SAFETY: the links lie before `frames_offset`, inside the mapping.
+        Some(unsafe { self.base.add(offset) }.cast())
     }
 
     /// Bytes a frame.
@@ -282,15 +250,6 @@ impl Region {
         let offset = self.frames_offset + index as usize * self.frame_bytes as usize;
         // SAFETY: the offset is below `bytes`, the size of the mapping.
         Some(unsafe { self.base.add(offset) })
-    }
-
-    fn link_start(&self, index: u32) -> Option<NonNull<SegmentLink>> {
-        if index >= self.frame_count {
-            return None;
-        }
-        let offset = HEADER_BYTES + index as usize * size_of::<SegmentLink>();
-        // SAFETY: the links lie before `frames_offset`, inside the mapping.
-        Some(unsafe { self.base.add(offset) }.cast())
     }
 
     fn write_header(&self) {

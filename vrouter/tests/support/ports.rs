@@ -8,7 +8,7 @@ use std::{
 
 use vrouter::{
     burst::Burst,
-    memory::{Depot, FramePool, HEADROOM_BYTES, Region, RegionConfig},
+    memory::{Depot, FramePool, HEADROOM_BYTES, Region, RegionConfig, Segment},
     packet::Packet,
     port::{
         AfXdpBackend, AfXdpMode, Backend, OpenPortError, OpenedPort, PortDevice, PortOpener,
@@ -135,30 +135,19 @@ pub(crate) fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
 /// A packet of these bytes, in as many segments as it takes.
 pub(crate) fn packet(pool: &mut FramePool, bytes: &[u8]) -> Packet {
     const SEGMENT_BYTES: usize = 1500;
-    let mut rest: Option<(vrouter::memory::Frame, u32)> = None;
-    let chunks: Vec<&[u8]> = bytes.chunks(SEGMENT_BYTES).collect();
-    for (index, chunk) in chunks.iter().enumerate().rev() {
+    let mut packet: Option<Packet> = None;
+    for chunk in bytes.chunks(SEGMENT_BYTES) {
         let mut frame = pool.allocate().expect("packet memory is large enough");
         let region = pool.region();
-        let start = usize::from(HEADROOM_BYTES);
+        let (offset, len) = (HEADROOM_BYTES, u16::try_from(chunk.len()).unwrap());
+        let start = usize::from(offset);
         region.bytes_mut(&mut frame)[start..start + chunk.len()].copy_from_slice(chunk);
-        let len = u16::try_from(chunk.len()).unwrap();
-        if index == 0 {
-            let mut packet = Packet::new(frame, HEADROOM_BYTES, len, PortRef::ENGINE);
-            if let Some((next, bytes)) = rest {
-                packet.chain(next, bytes);
-            }
-            return packet;
+        match &mut packet {
+            Some(packet) => packet.append(region, Segment { frame, offset, len }),
+            None => packet = Some(Packet::new(frame, offset, len, PortRef::ENGINE)),
         }
-        let (next, after) = match rest {
-            Some((next, bytes)) => (next.into_index(), bytes),
-            None => (vrouter::memory::NO_FRAME, 0),
-        };
-        let link = vrouter::memory::SegmentLink { next, offset: HEADROOM_BYTES, len };
-        region.set_link(&mut frame, link);
-        rest = Some((frame, after + u32::from(len)));
     }
-    panic!("an empty packet")
+    packet.expect("no packet is empty")
 }
 
 /// All bytes of a packet.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::socket::KernelDone;
 use crate::{
-    memory::{Frame, FrameIndex, NO_FRAME, Region},
+    memory::{Frame, FrameIndex, Region, Segment},
     packet::Packet,
 };
 
@@ -60,21 +60,16 @@ impl Ledger {
     /// Lends all frames of a packet; tells `visit` for each segment where in the UMEM its bytes start, how many there are,
     /// and whether another one follows.
     pub(super) fn lend_packet(&mut self, packet: Packet, mut visit: impl FnMut(u64, u32, bool)) {
-        let (offset, bytes) = (packet.offset(), packet.linear_bytes());
-        let mut next = packet.next_segment();
-        let start = self.lend(packet.into_head());
-        visit(start + u64::from(offset), u32::from(bytes), next != NO_FRAME);
-        // A chain is no longer than the region has frames.
-        for _ in 0..self.region.frame_count() {
-            if next == NO_FRAME {
-                return;
-            }
-            // SAFETY: the packet owned the chain, and was consumed above.
-            let frame = unsafe { self.region.adopt(next) };
-            let link = self.region.link(&frame);
+        let (mut segment, mut rest) = packet.into_segments();
+        loop {
+            let next = rest.pop(&self.region);
+            let Segment { frame, offset, len } = segment;
             let start = self.lend(frame);
-            visit(start + u64::from(link.offset), u32::from(link.len), link.next != NO_FRAME);
-            next = link.next;
+            visit(start + u64::from(offset), u32::from(len), next.is_some());
+            match next {
+                Some(next) => segment = next,
+                None => return,
+            }
         }
     }
 

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     burst::{BURST_PACKETS_MAX, Burst},
-    memory::{Frame, FramePool, NO_FRAME, Region, SegmentLink},
+    memory::{FramePool, Region, Segment},
     packet::{Checksum, Packet},
     port::{PeerGone, PortQueue, PortRef},
 };
@@ -102,7 +102,7 @@ enum Phase {
 /// at any point.
 #[derive(Debug, Default)]
 struct Assembly {
-    segments: ArrayVec<(Frame, SegmentLink), SEGMENTS_MAX>,
+    segments: ArrayVec<Segment, SEGMENTS_MAX>,
     /// The packet has too many segments: the rest of it is thrown away.
     is_oversized: bool,
 }
@@ -318,9 +318,9 @@ impl PortQueue for AfXdpQueue {
             let (offset, len) = self.place(&descriptor);
             let is_continued = descriptor.options.contains(XdpDescOptions::XDP_PKT_CONTD);
             let packet = if is_continued || self.assembly.is_under_way() {
-                let segment = SegmentLink { next: NO_FRAME, offset, len };
+                let segment = Segment { frame, offset, len };
                 let region = self.ledger.region();
-                self.assembly.add(frame, segment, is_continued, self.port, region, pool)
+                self.assembly.add(segment, is_continued, self.port, region, pool)
             } else {
                 Some(Packet::new(frame, offset, len, self.port))
             };
@@ -406,20 +406,19 @@ impl Assembly {
     #[cold]
     fn add(
         &mut self,
-        frame: Frame,
-        segment: SegmentLink,
+        segment: Segment,
         is_continued: bool,
         port: PortRef,
         region: &Region,
         pool: &mut FramePool,
     ) -> Option<Packet> {
         if self.is_oversized {
-            pool.free(frame);
+            pool.free(segment.frame);
             self.is_oversized = is_continued;
             return None;
         }
-        if let Err(refused) = self.segments.try_push((frame, segment)) {
-            pool.free(refused.element().0);
+        if let Err(refused) = self.segments.try_push(segment) {
+            pool.free(refused.element().frame);
             self.discard(pool);
             self.is_oversized = is_continued;
             return None;
@@ -430,31 +429,18 @@ impl Assembly {
         self.link_up(port, region)
     }
 
-    /// Makes a packet of the segments: links them from the last to the first.
+    /// Makes a packet of the segments.
     fn link_up(&mut self, port: PortRef, region: &Region) -> Option<Packet> {
-        let mut rest: Option<(Frame, u32)> = None;
-        while let Some((mut frame, mut segment)) = self.segments.pop() {
-            if self.segments.is_empty() {
-                let mut packet = Packet::new(frame, segment.offset, segment.len, port);
-                if let Some((next, bytes)) = rest {
-                    packet.chain(next, bytes);
-                }
-                return Some(packet);
-            }
-            let mut bytes = u32::from(segment.len);
-            if let Some((next, next_bytes)) = rest {
-                segment.next = next.into_index();
-                bytes += next_bytes;
-            }
-            region.set_link(&mut frame, segment);
-            rest = Some((frame, bytes));
-        }
-        None
+        let mut segments = self.segments.drain(..);
+        let Segment { frame, offset, len } = segments.next()?;
+        let mut packet = Packet::new(frame, offset, len, port);
+        segments.for_each(|segment| packet.append(region, segment));
+        Some(packet)
     }
 
     fn discard(&mut self, pool: &mut FramePool) {
-        for (frame, _) in self.segments.drain(..) {
-            pool.free(frame);
+        for segment in self.segments.drain(..) {
+            pool.free(segment.frame);
         }
     }
 }
