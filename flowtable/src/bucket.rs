@@ -5,8 +5,9 @@
 //!  | 8 x 16 tag | 8 x 32-bit index of an entry    | version | reserved   |
 //! ```
 //!
-//! Readers compare all tags at once and follow the indices of those that match. Writers hold the lock, which is the
-//! version's lowest bit; the version changes whenever a key moved or went, so that a reader who missed can tell.
+//! Readers compare all tags at once and follow the indices of those that match. Writers hold the
+//! lock, which is the version's lowest bit; the version changes whenever a key moved or went, so
+//! that a reader who missed can tell.
 
 use crate::{
     ordering,
@@ -17,17 +18,19 @@ use crate::{
 /// Slots in a bucket: as many tags and indices as fill a cache line together with the version.
 pub(crate) const SLOTS: u32 = 8;
 
-/// How often a writer looks at a bucket that another one holds before it gives up: about 4 microseconds.
+/// How often a writer looks at a bucket that another one holds before it gives up: about 4
+/// microseconds.
 ///
-/// A holder is done in some hundred nanoseconds unless it was descheduled; waiting longer would be waiting for it.
+/// A holder is done in some hundred nanoseconds unless it was descheduled; waiting longer would be
+/// waiting for it.
 const SPINS_MAX: u32 = if cfg!(loom) { 2 } else { 256 };
 
 const LANES: u64 = 0x0001_0001_0001_0001;
 const LANE_HIGH: u64 = 0x8000_8000_8000_8000;
 const LOCKED: u32 = 1;
 
-/// What a free slot holds in place of an index: no entry lies there. A reader that sees a new tag before its index is led
-/// nowhere, not to an entry that it has not been shown.
+/// What a free slot holds in place of an index: no entry lies there. A reader that sees a new tag
+/// before its index is led nowhere, not to an entry that it has not been shown.
 const NO_ENTRY: u32 = u32::MAX;
 
 /// Eight slots, each a tag and the index of an entry, or free.
@@ -48,7 +51,8 @@ impl Bucket {
     pub(crate) fn matching(&self, tag: u16) -> u32 {
         let pattern = LANES.wrapping_mul(u64::from(tag));
         let [low, high] = &self.tags;
-        // Relaxed: the index that belongs to a tag is loaded with acquire, and a tag without it leads nowhere.
+        // Relaxed: the index that belongs to a tag is loaded with acquire, and a tag without it
+        // leads nowhere.
         zero_lanes(low.load(Relaxed) ^ pattern) | (zero_lanes(high.load(Relaxed) ^ pattern) << 4)
     }
 
@@ -105,7 +109,8 @@ impl Bucket {
         (version & LOCKED == 0).then_some(version)
     }
 
-    /// Gives the lock back under a new version. The caller holds the lock, and got `version` with it.
+    /// Gives the lock back under a new version. The caller holds the lock, and got `version` with
+    /// it.
     pub(crate) fn unlock(&self, version: u32) {
         self.version.store(version.wrapping_add(2), ordering::unlock_bucket());
     }
@@ -125,13 +130,15 @@ impl Bucket {
         if let Some(tags) = self.tags.get((slot >> 2) as usize) {
             // Only the lock's holder writes, so load and store need not be one step.
             let others = tags.load(Relaxed) & !(0xffff << shift);
-            // Release: a reader that sees a slot emptied by a move also sees the version made odd before (claim 7).
+            // Release: a reader that sees a slot emptied by a move also sees the version made odd
+            // before (claim 7).
             tags.store(others | (u64::from(tag) << shift), Release);
         }
     }
 }
 
-/// The locks of up to four buckets, taken in ascending order so that two holders cannot wait for each other.
+/// The locks of up to four buckets, taken in ascending order so that two holders cannot wait for
+/// each other.
 pub(crate) struct LockedBuckets<'a> {
     buckets: &'a Section<Bucket>,
     /// Number of each bucket held, and the version to unlock it with.
@@ -140,7 +147,8 @@ pub(crate) struct LockedBuckets<'a> {
 }
 
 impl<'a> LockedBuckets<'a> {
-    /// Takes the locks of four buckets, some of which may be the same; `None` if one could not be had soon.
+    /// Takes the locks of four buckets, some of which may be the same; `None` if one could not be
+    /// had soon.
     pub(crate) fn lock(buckets: &'a Section<Bucket>, mut numbers: [u32; 4]) -> Option<Self> {
         numbers.sort_unstable();
         let mut locked = Self { buckets, held: [(0, 0); 4], count: 0 };
@@ -184,7 +192,8 @@ pub(crate) fn slots(mut mask: u32) -> impl Iterator<Item = u32> {
 /// Which of a word's four 16-bit lanes are zero, as four bits.
 #[inline]
 fn zero_lanes(word: u64) -> u32 {
-    // A lane's high bit ends up set unless all its bits are zero; nothing carries into the next lane.
+    // A lane's high bit ends up set unless all its bits are zero; nothing carries into the next
+    // lane.
     let nonzero = ((word & !LANE_HIGH).wrapping_add(!LANE_HIGH) | word) & LANE_HIGH;
     // Bits 15, 31, 47, 63 move to bits 60 to 63, and from there to the bottom.
     let zero = (!nonzero & LANE_HIGH) >> 15;
@@ -199,12 +208,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_mask_names_exactly_the_lanes_that_are_zero(lanes in prop::array::uniform4(0u16..3), noise: u64) {
-            let word = lanes.iter().rev().fold(0, |word, &lane| (word << 16) | u64::from(lane));
-            let expected = (0..4).filter(|&i| lanes[i] == 0).fold(0, |mask, i| mask | 1 << i);
-            prop_assert_eq!(zero_lanes(word), expected);
-            let noisy = (0..4).filter(|i| u16::try_from((noise >> (16 * i)) & 0xffff) == Ok(0)).fold(0, |mask, i| mask | 1 << i);
-            prop_assert_eq!(zero_lanes(noise), noisy);
+        fn a_mask_names_exactly_the_lanes_that_are_zero(
+            few in prop::array::uniform4(0u16..3), noise in prop::array::uniform4(any::<u16>()),
+        ) {
+            for lanes in [few, noise] {
+                let word = lanes.iter().rev().fold(0, |word, &lane| (word << 16) | u64::from(lane));
+                let zero = (0..4).filter(|&i| lanes[i] == 0);
+                prop_assert_eq!(zero_lanes(word), zero.fold(0, |mask, i| mask | 1 << i));
+            }
         }
     }
 

@@ -1,9 +1,10 @@
 //! Connections: what both directions share, and each direction's own state.
 //!
-//! A direction's state lies in an array of that direction, so that a worker that only sees one direction writes no
-//! line that the worker of the other direction writes. The other direction's state is read, where TCP and SCTP need it.
-//! Everything is written by plain loads and stores: a race between two workers that handle the same direction at the same
-//! moment (a queue just moved) may lose a count, never more.
+//! A direction's state lies in an array of that direction, so that a worker that only sees one
+//! direction writes no line that the worker of the other direction writes. The other direction's
+//! state is read, where TCP and SCTP need it. Everything is written by plain loads and stores: a
+//! race between two workers that handle the same direction at the same moment (a queue just moved)
+//! may lose a count, never more.
 
 use crate::{
     entry::EntryIndex,
@@ -58,7 +59,8 @@ impl Connection {
         Life { generation: high32(word), entry: EntryIndex(low32(word)) }
     }
 
-    /// The generation it will have when it next comes to life. Called by the owner of a free connection.
+    /// The generation it will have when it next comes to life. Called by the owner of a free
+    /// connection.
     pub(crate) fn next_generation(&self) -> u32 {
         self.life().generation.wrapping_add(1) | 1
     }
@@ -82,7 +84,8 @@ pub(crate) struct DirectionState {
     packets: AtomicU64,
     bytes: AtomicU64,
     last_seen: AtomicU32,
-    /// TCP: one past the highest sequence number sent. SCTP: the tag that packets of this direction carry.
+    /// TCP: one past the highest sequence number sent. SCTP: the tag that packets of this direction
+    /// carry.
     end: AtomicU32,
     /// TCP: the highest acknowledgement sent.
     acknowledged: AtomicU32,

@@ -25,7 +25,8 @@ macro_rules! counters {
 counters! {
     /// Lookups that found a current entry.
     hits,
-    /// Of these, entries that were older than the configuration and none of whose scopes had been touched.
+    /// Of these, entries that were older than the configuration and none of whose scopes had been
+    /// touched.
     restamped,
     /// Lookups that found an entry with a touched scope.
     stale,
@@ -33,13 +34,15 @@ counters! {
     misses,
     /// Connections inserted.
     inserted,
-    /// Inserts that found the connection already there, inserted by another worker or in the other direction.
+    /// Inserts that found the connection already there, inserted by another worker or in the other
+    /// direction.
     adopted,
     /// Inserts whose reply key belongs to another connection.
     reply_collisions,
     /// Inserts that found no room, nor anything to evict.
     full,
-    /// Inserts, revalidations and removals given up because another worker held a bucket for too long.
+    /// Inserts, revalidations and removals given up because another worker held a bucket for too
+    /// long.
     contended,
     /// Entries replaced after a change of configuration.
     revalidated,

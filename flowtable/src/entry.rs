@@ -5,11 +5,13 @@
 //!  IPv6, 12 words   addresses x 4 | meta | stamp | scopes | spare | action x 4
 //! ```
 //!
-//! `meta` is that of the [`FlowKey`], with the upper half of the connection's 16-bit generation in place of the family,
-//! which the index tells. `stamp` is version (32 bits), connection (24), and the lower half of the generation (8).
+//! `meta` is that of the [`FlowKey`], with the upper half of the connection's 16-bit generation in
+//! place of the family, which the index tells. `stamp` is version (32 bits), connection (24), and
+//! the lower half of the generation (8).
 //!
-//! An entry is written while nobody can find it, then published by its index in a bucket, and not written again before
-//! it has been retired and every worker has passed a quiescent point. Only its stamp's version changes meanwhile.
+//! An entry is written while nobody can find it, then published by its index in a bucket, and not
+//! written again before it has been retired and every worker has passed a quiescent point. Only its
+//! stamp's version changes meanwhile.
 
 use crate::{
     key::{Family, FlowKey, high32, low32},
@@ -22,7 +24,8 @@ use crate::{
 /// Words an action may have.
 pub(crate) const ACTION_WORDS: usize = 4;
 
-/// Connections a table can hold: their index has 24 bits in an entry's stamp. Sixteen million is twice the largest plan.
+/// Connections a table can hold: their index has 24 bits in an entry's stamp. Sixteen million is
+/// twice the largest plan.
 pub(crate) const CONNECTIONS_MAX: u32 = 1 << 24;
 
 const FAMILY_BIT: u32 = 1 << 31;
@@ -62,7 +65,8 @@ impl Direction {
     }
 }
 
-/// Where an entry lies: family, record (a pair of entries), direction. As a number, what a bucket's slot holds.
+/// Where an entry lies: family, record (a pair of entries), direction. As a number, what a bucket's
+/// slot holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(transparent)]
 pub(crate) struct EntryIndex(pub(crate) u32);
@@ -97,7 +101,8 @@ impl EntryIndex {
     }
 }
 
-/// What an entry was stamped with: the version it was compiled under, or found still right under, and whose it is.
+/// What an entry was stamped with: the version it was compiled under, or found still right under,
+/// and whose it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Stamp {
     pub(crate) version: u32,
@@ -192,7 +197,8 @@ impl EntryView<'_> {
         action
     }
 
-    /// Says that the entry is still right under `version`, if its stamp is still `judged` (claim 4).
+    /// Says that the entry is still right under `version`, if its stamp is still `judged` (claim
+    /// 4).
     #[inline]
     pub(crate) fn restamp(self, judged: Stamp, version: u32) {
         let Some(word) = self.0.get(self.meta_at() + 1) else { return };
@@ -251,10 +257,12 @@ mod tests {
             let entries = (Entry::<8>::default(), Entry::<12>::default());
             let (key, view) = if six {
                 let address = Ipv6Addr::from_bits(u128::from(words[0]) << 3);
-                (FlowKey::v6(5, 17, (address, port), (Ipv6Addr::LOCALHOST, 53)), EntryView(&entries.1.0))
+                let key = FlowKey::v6(5, 17, (address, port), (Ipv6Addr::LOCALHOST, 53));
+                (key, EntryView(&entries.1.0))
             } else {
                 let address = Ipv4Addr::from_bits(low32(words[0]));
-                (FlowKey::v4(5, 17, (address, port), (Ipv4Addr::LOCALHOST, 53)), EntryView(&entries.0.0))
+                let key = FlowKey::v4(5, 17, (address, port), (Ipv4Addr::LOCALHOST, 53));
+                (key, EntryView(&entries.0.0))
             };
             let stamp = Stamp { version, connection, generation };
             view.write(&key, stamp, Scopes::from_word(scopes), action);

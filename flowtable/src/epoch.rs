@@ -1,15 +1,17 @@
 //! Epochs: when what was unlinked may be reused.
 //!
-//! Each worker announces the global epoch at its quiescent points, or that it is offline. The epoch advances when all
-//! workers online have announced it. What is retired in epoch `e` is unreachable for every worker that announced
-//! `e + 1` or later, and the epoch can be `e + 2` only when all have: then it is reused (claim 3).
+//! Each worker announces the global epoch at its quiescent points, or that it is offline. The epoch
+//! advances when all workers online have announced it. What is retired in epoch `e` is unreachable
+//! for every worker that announced `e + 1` or later, and the epoch can be `e + 2` only when all
+//! have: then it is reused (claim 3).
 
 use crate::{
     ordering,
     sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release, SeqCst, fence},
 };
 
-/// Workers a table can have, readers on behalf of operators included. Nodes have at most 256 threads, few of them ours.
+/// Workers a table can have, readers on behalf of operators included. Nodes have at most 256
+/// threads, few of them ours.
 pub(crate) const PARTICIPANTS_MAX: usize = if cfg!(loom) { 3 } else { 65 };
 
 /// The participant that reads on behalf of operators; workers come after it.
@@ -63,7 +65,8 @@ impl Epochs {
         let global = self.global.load(Acquire);
         place.epoch.store(global, Release); // What was found before is not read after.
         if ordering::fence_online() {
-            // Either whoever frees sees this announcement, or what it unlinked before is not found from here on.
+            // Either whoever frees sees this announcement, or what it unlinked before is not found
+            // from here on.
             fence(SeqCst);
         }
     }

@@ -18,13 +18,15 @@ pub struct PacketFacts {
 /// What a packet's transport header tells the table.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TransportFacts {
-    /// A datagram of UDP, ICMP echo, or any protocol without connection states, or a later fragment.
+    /// A datagram of UDP, ICMP echo, or any protocol without connection states, or a later
+    /// fragment.
     Datagram,
     /// A TCP segment.
     Tcp(TcpFacts),
     /// An SCTP packet.
     Sctp(SctpFacts),
-    /// An ICMP error that quotes a packet of this connection: related to it, and never a step of its life.
+    /// An ICMP error that quotes a packet of this connection: related to it, and never a step of
+    /// its life.
     IcmpError,
 }
 
@@ -76,7 +78,8 @@ impl TcpFlags {
     }
 }
 
-/// What an SCTP packet tells the table: its common header and its first chunk (RFC 9260, section 3).
+/// What an SCTP packet tells the table: its common header and its first chunk (RFC 9260, section
+/// 3).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SctpFacts {
     /// The first chunk's type.
@@ -85,6 +88,7 @@ pub struct SctpFacts {
     pub verification_tag: u32,
     /// The initiate tag, if the first chunk is INIT or INIT ACK; otherwise zero.
     pub initiate_tag: u32,
-    /// Whether the first chunk's T bit is set: an ABORT or SHUTDOWN COMPLETE then reflects the receiver's own tag.
+    /// Whether the first chunk's T bit is set: an ABORT or SHUTDOWN COMPLETE then reflects the
+    /// receiver's own tag.
     pub tag_reflected: bool,
 }

@@ -1,11 +1,11 @@
 //! Fragments: which connection the later fragments of a datagram belong to.
 //!
-//! Only the first fragment has ports. Whoever forwards it notes (VRF, source, destination, protocol, identification), and
-//! later fragments, on whatever worker they arrive, find the connection by that. The table is bounded: a set holds four
-//! fragments, and the oldest gives way.
+//! Only the first fragment has ports. Whoever forwards it notes (VRF, source, destination,
+//! protocol, identification), and later fragments, on whatever worker they arrive, find the
+//! connection by that. The table is bounded: a set holds four fragments, and the oldest gives way.
 //!
-//! A fragment is one cache line under a version of its own: odd while it is written. Readers copy the words and look at
-//! the version before and after (claim 5).
+//! A fragment is one cache line under a version of its own: odd while it is written. Readers copy
+//! the words and look at the version before and after (claim 5).
 
 use std::net::IpAddr;
 
@@ -17,9 +17,9 @@ use crate::{
     sync::{Acquire, AtomicU32, AtomicU64, Relaxed, Release, fence, spin_loop},
 };
 
-/// How long fragments of a datagram are waited for: 30 seconds, as hosts' reassembly commonly does; RFC 8200,
-/// section 4.5 allows 60. Identifications of 16 bits come round in less on a busy path, and then the new first fragment
-/// takes the old one's place.
+/// How long fragments of a datagram are waited for: 30 seconds, as hosts' reassembly commonly does;
+/// RFC 8200, section 4.5 allows 60. Identifications of 16 bits come round in less on a busy path,
+/// and then the new first fragment takes the old one's place.
 pub const FRAGMENT_TIMEOUT: Ticks = 3000;
 
 /// How often a fragment that is being written is looked at again before it counts as unknown.
@@ -74,7 +74,8 @@ pub(crate) struct Fragment {
     version: AtomicU32,
     noted: AtomicU32,
     key: [AtomicU64; 5],
-    /// Generation above connection. Zero where there is no fragment: the generations of the living are odd.
+    /// Generation above connection. Zero where there is no fragment: the generations of the living
+    /// are odd.
     owner: AtomicU64,
     direction: AtomicU32,
     reserved: AtomicU32,

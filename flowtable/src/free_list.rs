@@ -1,8 +1,8 @@
 //! Free indices: a lock-free stack for all workers, and each worker's small cache before it.
 //!
-//! The links lie in the region beside what they link. The head is the index plus one (zero: empty) below a tag that
-//! changes with every operation, so that a list whose head came back is told from the same list (claim 6). Indices move
-//! in batches: one exchange of the head for up to [`BATCH`].
+//! The links lie in the region beside what they link. The head is the index plus one (zero: empty)
+//! below a tag that changes with every operation, so that a list whose head came back is told from
+//! the same list (claim 6). Indices move in batches: one exchange of the head for up to [`BATCH`].
 
 use crate::{
     key::{high32, low32},
@@ -13,7 +13,8 @@ use crate::{
 /// Indices that move between a worker's cache and the shared list at once.
 pub(crate) const BATCH: usize = if cfg!(loom) { 1 } else { 32 };
 
-/// Indices a worker's cache holds at most: two batches, so that it does not trade at every second index.
+/// Indices a worker's cache holds at most: two batches, so that it does not trade at every second
+/// index.
 const CACHE_MAX: usize = 2 * BATCH;
 
 /// Exchanges of the head that are tried before a worker does without.
@@ -40,7 +41,8 @@ impl FreeList {
             let mut next = low32(head);
             let mut count = 0usize;
             for slot in wanted.iter_mut() {
-                // The links may change while they are followed; then the head has changed too, and nothing is taken.
+                // The links may change while they are followed; then the head has changed too, and
+                // nothing is taken.
                 let Some(index) = next.checked_sub(1) else { break };
                 let Some(link) = links.link(index) else { break };
                 *slot = index;
@@ -111,7 +113,8 @@ impl FreeCache {
         self.indices.get(self.len).copied()
     }
 
-    /// Gives one index back, and a batch to the shared list if there are too many. Returns whether there was room.
+    /// Gives one index back, and a batch to the shared list if there are too many. Returns whether
+    /// there was room.
     pub(crate) fn give(&mut self, list: &FreeList, links: &impl Links, index: u32) -> bool {
         if self.len == CACHE_MAX {
             let Some(batch) = self.indices.get(BATCH..) else { return false };

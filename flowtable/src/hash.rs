@@ -1,9 +1,9 @@
 //! The keyed hash of flow keys.
 //!
-//! A multiply hash whose operands are masked with secret words: which keys collide depends on the secret, so that a
-//! pod that does not know it cannot pick tuples that fall into one bucket. (CRC32 does not have this property: its
-//! collisions are the same under every seed.) It is no cryptographic hash; the secret must come from a random source
-//! and be known to nobody.
+//! A multiply hash whose operands are masked with secret words: which keys collide depends on the
+//! secret, so that a pod that does not know it cannot pick tuples that fall into one bucket. (CRC32
+//! does not have this property: its collisions are the same under every seed.) It is no
+//! cryptographic hash; the secret must come from a random source and be known to nobody.
 
 use crate::key::{Family, FlowKey, high32, low32};
 

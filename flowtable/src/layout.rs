@@ -23,10 +23,12 @@ pub(crate) const HEADER_WORDS: u32 = if cfg!(loom) { 24 } else { 512 };
 /// Sections start at cache lines.
 const ALIGNMENT_BYTES: usize = 64;
 
-/// One part in this many more records than connections: for entries that were replaced and await their reuse.
+/// One part in this many more records than connections: for entries that were replaced and await
+/// their reuse.
 const SPARE_PART: u32 = 32;
 
-/// Records and connections beyond that: what workers hold in their caches, and what awaits reuse in a small table.
+/// Records and connections beyond that: what workers hold in their caches, and what awaits reuse in
+/// a small table.
 const SPARE_FIXED: u32 = if cfg!(loom) { 3 } else { 1024 };
 
 /// The sizes and places of all sections.
@@ -34,7 +36,8 @@ const SPARE_FIXED: u32 = if cfg!(loom) { 3 } else { 1024 };
 pub(crate) struct Layout {
     /// Connections of each family that may live at once.
     pub(crate) connections_max: [u32; 2],
-    /// Connections there is room for, with the spare ones: those of IPv4 first, as many as it has records.
+    /// Connections there is room for, with the spare ones: those of IPv4 first, as many as it has
+    /// records.
     pub(crate) connections: u32,
     /// Records of each family, with the spare ones. A record is a pair of entries.
     pub(crate) records: [u32; 2],
@@ -128,8 +131,9 @@ fn with_spare(connections: u32) -> u32 {
     connections.saturating_add(spare)
 }
 
-/// Buckets for so many connections: at most 85 % of the slots are taken, up to where two choices and one displacement
-/// find a slot for practically every key (`a_table_can_be_filled_to_its_capacity` measures it).
+/// Buckets for so many connections: at most 85 % of the slots are taken, up to where two choices
+/// and one displacement find a slot for practically every key
+/// (`a_table_can_be_filled_to_its_capacity` measures it).
 fn bucket_count(connections: u32) -> u32 {
     let directions = u64::from(connections) * 2;
     let slots = directions * 100 / 85;
@@ -157,7 +161,8 @@ impl Header {
         size_of::<FragmentSet>() as u64,
     ];
 
-    /// Writes the header; the magic last, so that a region that was never finished is not taken for a table.
+    /// Writes the header; the magic last, so that a region that was never finished is not taken for
+    /// a table.
     pub(crate) fn write(&self, words: &[AtomicU64]) {
         let values = [
             LAYOUT_VERSION,

@@ -1,7 +1,8 @@
 //! Flows and their life: the lock-free table, connection states and expiry.
 //!
-//! This crate answers one question: *what did we decide about the connection that this packet belongs to, and does the
-//! packet fit it?* It knows no packets: keys, TCP fields and actions come in as plain values, and time is passed in.
+//! This crate answers one question: *what did we decide about the connection that this packet
+//! belongs to, and does the packet fit it?* It knows no packets: keys, TCP fields and actions come
+//! in as plain values, and time is passed in.
 //!
 //! ```text
 //!            FlowTable (shared: one region of memory)
@@ -9,13 +10,15 @@
 //!                      tags × 8          key, action,          generation
 //!                      indices × 8       version, scopes
 //!
-//!    FlowWorker (one a worker): lookup_burst → record;  on a miss insert_pair;  on stale revalidate or remove
+//!    FlowWorker (one a worker): lookup_burst → record;
+//!        on a miss insert_pair;  on stale revalidate or remove
 //! ```
 //!
-//! **Invariants.** One connection record for both directions; two keys lead to it, and they are inserted in one step. What
-//! a reader acts upon is never changed under it: a new entry is written and its index swapped in. Nothing is reused before
-//! every worker has passed a quiescent point ([`FlowWorker::quiesce`]). The region holds indices only, never pointers.
-//! Every loop is bounded, and no call waits for another worker.
+//! **Invariants.** One connection record for both directions; two keys lead to it, and they are
+//! inserted in one step. What a reader acts upon is never changed under it: a new entry is written
+//! and its index swapped in. Nothing is reused before every worker has passed a quiescent point
+//! ([`FlowWorker::quiesce`]). The region holds indices only, never pointers. Every loop is bounded,
+//! and no call waits for another worker.
 //!
 //! `docs/design/0002-flow-table.md` has the layout and the argument for each memory ordering.
 

@@ -1,10 +1,13 @@
-//! One test for each claim of `docs/design/0002-flow-table.md` about memory ordering, over all interleavings.
+//! One test for each claim of `docs/design/0002-flow-table.md` about memory ordering, over all
+//! interleavings.
 //!
-//! `scripts/lib/test-loom` runs each as it is, and once with each mutation of its claim, which it must catch.
+//! `scripts/lib/test-loom` runs each as it is, and once with each mutation of its claim, which it
+//! must catch.
 //!
-//! Where one side only reads, it runs in the spawned thread, so that loom sees the writes first: it then tries every older
-//! value that each load may return. (The other way round it misses interleavings: of the accesses to an atomic it
-//! remembers the last one only, and the writer's own loads hide the reader's.)
+//! Where one side only reads, it runs in the spawned thread, so that loom sees the writes first: it
+//! then tries every older value that each load may return. (The other way round it misses
+//! interleavings: of the accesses to an atomic it remembers the last one only, and the writer's own
+//! loads hide the reader's.)
 
 use std::net::Ipv4Addr;
 
@@ -120,8 +123,8 @@ fn whoever_finds_an_index_finds_the_entry_written() {
         let reading = thread::spawn({
             let table = Arc::clone(&table);
             move || {
-                // Compiled under version 1, and its scope was touched in version 2: whoever sees less than all of it
-                // could take it for current.
+                // Compiled under version 1, and its scope was touched in version 2: whoever sees
+                // less than all of it could take it for current.
                 let config = ConfigView { version: 2, scopes: &scopes };
                 match look(&table, &mut reader, &key(1), config) {
                     Lookup::Hit(flow) => panic!("{flow:?} is taken for current"),
@@ -298,7 +301,8 @@ fn a_worker_with_an_older_snapshot_does_not_take_a_version_back() {
             look(&table, &mut newest, &key(1), ConfigView { version: 3, scopes: &scopes });
         }
         older.join().unwrap();
-        // What was found right under version 3 is right under it: a touch in version 3 itself changes nothing.
+        // What was found right under version 3 is right under it: a touch in version 3 itself
+        // changes nothing.
         scopes.touch(SCOPE, 3);
         let config = ConfigView { version: 4, scopes: &scopes };
         assert!(matches!(look(&table, &mut newest, &key(1), config), Lookup::Hit(_)));

@@ -1,8 +1,9 @@
-//! The memory orderings that the table's claims rest on, one name a claim, and the steps that may not be skipped.
+//! The memory orderings that the table's claims rest on, one name a claim, and the steps that may
+//! not be skipped.
 //!
-//! `docs/design/0002-flow-table.md` argues each. Under loom the environment variable `FLOWTABLE_MUTATION` names one to
-//! weaken, and the loom test of that claim must then fail: `scripts/lib/test-loom` sees to it. Otherwise these are
-//! constants.
+//! `docs/design/0002-flow-table.md` argues each. Under loom the environment variable
+//! `FLOWTABLE_MUTATION` names one to weaken, and the loom test of that claim must then fail:
+//! `scripts/lib/test-loom` sees to it. Otherwise these are constants.
 
 use crate::sync::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
 
@@ -20,7 +21,8 @@ claims! {
     /// Claim 1: who finds an index in a bucket finds the entry's words written.
     publish_index: Release, not Relaxed, Ordering;
 
-    /// Claim 2: two inserts of one pair see each other: what one holder of a lock did is seen by the next.
+    /// Claim 2: two inserts of one pair see each other: what one holder of a lock did is seen by
+    /// the next.
     lock_bucket: Acquire, not Relaxed, Ordering;
 
     /// Claim 2, the other end.
@@ -29,7 +31,8 @@ claims! {
     /// Claim 2: the keys are searched again once the locks are held.
     search_under_lock: true, not false, bool;
 
-    /// Claim 3: how many epochs later what was retired is reused: after one, somebody may still be in the old epoch.
+    /// Claim 3: how many epochs later what was retired is reused: after one, somebody may still be
+    /// in the old epoch.
     grace_epochs: 2, not 1, u64;
 
     /// Claim 3: a worker that comes online is seen by whoever frees what it may find.
@@ -53,7 +56,8 @@ claims! {
     /// Claim 6: who takes an index from a free list finds its links written.
     exchange_head: AcqRel, not Relaxed, Ordering;
 
-    /// Claim 7: a key that moves from one of its buckets to the other is not missed by who looks in both.
+    /// Claim 7: a key that moves from one of its buckets to the other is not missed by who looks in
+    /// both.
     recheck_moved: true, not false, bool;
 
     /// Claim 8: who finds a connection alive finds its entries and states written.

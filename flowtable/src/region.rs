@@ -2,12 +2,14 @@
 //!
 //! # Safety boundary
 //!
-//! This module maps memory that other processes may map too, and turns ranges of it into slices. It is sound because
-//! only types that implement [`Shared`] can be laid over a region: those consist of atomics alone, so every bit pattern
-//! is a value, and reads that race with writes of any thread or process are defined. A [`Section`] keeps its region
-//! alive. Ranges are checked against the region when a section is made. Sealing keeps others from shrinking the file.
+//! This module maps memory that other processes may map too, and turns ranges of it into slices. It
+//! is sound because only types that implement `Shared` can be laid over a region: those consist
+//! of atomics alone, so every bit pattern is a value, and reads that race with writes of any thread
+//! or process are defined. A section keeps its region alive. Ranges are checked against the
+//! region when a section is made. Sealing keeps others from shrinking the file.
 //!
-//! Under loom a section is a plain slice of default values, since loom's atomics cannot be laid over memory.
+//! Under loom a section is a plain slice of default values, since loom's atomics cannot be laid
+//! over memory.
 #![cfg_attr(not(loom), expect(unsafe_code, reason = "maps memory and lays atomics over it"))]
 
 use std::io;
@@ -52,8 +54,8 @@ mod mapped {
     ///
     /// # Safety
     ///
-    /// The type consists of atomic integers (or arrays and `repr(C)` structs of them) without padding, is aligned to at
-    /// most 64 bytes, and has no destructor.
+    /// The type consists of atomic integers (or arrays and `repr(C)` structs of them) without
+    /// padding, is aligned to at most 64 bytes, and has no destructor.
     pub(crate) unsafe trait Shared {}
 
     // SAFETY: an atomic integer.
@@ -130,7 +132,8 @@ mod mapped {
             }
         }
 
-        /// Lays `count` values of `T` over the region from `offset` on; `None` if they do not fit or are misaligned.
+        /// Lays `count` values of `T` over the region from `offset` on; `None` if they do not fit
+        /// or are misaligned.
         pub(crate) fn section<T: Shared>(
             self: &Arc<Self>,
             offset: usize,
@@ -181,10 +184,12 @@ mod mapped {
     impl Drop for Region {
         fn drop(&mut self) {
             match self.backing {
-                // SAFETY: `base` was allocated with this layout, and no section outlives the region.
+                // SAFETY: `base` was allocated with this layout, and no section outlives the
+                // region.
                 Backing::Heap(layout) => unsafe { alloc::dealloc(self.base.as_ptr(), layout) },
                 Backing::Memfd { .. } => {
-                    // SAFETY: `base` and `bytes` are what mmap returned and was given; no section outlives the region.
+                    // SAFETY: `base` and `bytes` are what mmap returned and was given; no section
+                    // outlives the region.
                     unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
                 }
             }
@@ -227,7 +232,8 @@ mod mapped {
         /// All of them.
         #[inline]
         pub(crate) fn all(&self) -> &[T] {
-            // SAFETY: `count` values lie inside the region, which the section keeps alive; any bits are values of `T`.
+            // SAFETY: `count` values lie inside the region, which the section keeps alive; any bits
+            // are values of `T`.
             unsafe { slice::from_raw_parts(self.start.as_ptr(), self.count) }
         }
 

@@ -1,18 +1,22 @@
 //! Versions and scopes: what makes a compiled action stale.
 //!
-//! Every change of configuration has a version, and touches some scopes (a local endpoint, a remote prefix, a policy set,
-//! a service). An action depends on up to four scopes; it is stale when one of them was touched after the version it was
-//! compiled under. Nothing walks the table: entries are judged when a packet finds them.
+//! Every change of configuration has a version, and touches some scopes (a local endpoint, a remote
+//! prefix, a policy set, a service). An action depends on up to four scopes; it is stale when one
+//! of them was touched after the version it was compiled under. Nothing walks the table: entries
+//! are judged when a packet finds them.
 
 use crate::sync::{AtomicU32, Relaxed};
 
-/// Scope slots: what 16 bits can name. Scopes beyond that share slots, which makes some entries stale needlessly.
+/// Scope slots: what 16 bits can name. Scopes beyond that share slots, which makes some entries
+/// stale needlessly.
 pub const SCOPE_SLOTS: usize = if cfg!(loom) { 8 } else { 1 << 16 };
 
-/// Versions a touch may lie in the past before it is carried forward: half of what wrap-around comparison can tell.
+/// Versions a touch may lie in the past before it is carried forward: half of what wrap-around
+/// comparison can tell.
 const TOUCH_AGE_MAX: u32 = 1 << 30;
 
-/// Slots that each [`ScopeVersions::advance`] looks over, so that all are seen within 1,024 versions.
+/// Slots that each [`ScopeVersions::advance`] looks over, so that all are seen within 1,024
+/// versions.
 const SLOTS_PER_ADVANCE: u32 = 64;
 
 /// Whether `version` is newer than `other`, as long as they are less than 2^31 apart.
@@ -60,8 +64,8 @@ impl ScopeVersions {
 
     /// Notes that the change with this version touches `scope`.
     ///
-    /// The main thread calls it before it publishes the snapshot of that version: the publication orders it before every
-    /// lookup under that snapshot.
+    /// The main thread calls it before it publishes the snapshot of that version: the publication
+    /// orders it before every lookup under that snapshot.
     pub fn touch(&self, scope: ScopeId, version: u32) {
         if scope != ScopeId::NONE
             && let Some(slot) = self.slot(scope)
@@ -78,7 +82,8 @@ impl ScopeVersions {
             && self.slot(scope).is_some_and(|slot| is_newer(slot.load(Relaxed), version))
     }
 
-    /// Keeps touches of long ago in the past when versions wrap. The main thread calls it once for every version.
+    /// Keeps touches of long ago in the past when versions wrap. The main thread calls it once for
+    /// every version.
     pub fn advance(&self, version: u32) {
         let slots = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
         let first = version.wrapping_mul(SLOTS_PER_ADVANCE);

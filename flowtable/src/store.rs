@@ -1,4 +1,5 @@
-//! The table without its type of action: sections, free lists, epochs, and what one step on the buckets is.
+//! The table without its type of action: sections, free lists, epochs, and what one step on the
+//! buckets is.
 
 mod rebuild;
 
@@ -22,7 +23,8 @@ use crate::{
     worker::Retired,
 };
 
-/// How often a lookup starts over because a key moved meanwhile. After that it misses, which only costs a slow path.
+/// How often a lookup starts over because a key moved meanwhile. After that it misses, which only
+/// costs a slow path.
 const PROBES_MAX: u32 = 2;
 
 /// Live connections of one family. Written at inserts and removals by all workers.
@@ -153,7 +155,8 @@ impl Store {
             if found.is_some() || !ordering::recheck_moved() {
                 return found;
             }
-            // A key moves only under the locks of both its buckets: if the first stayed as it was, none moved.
+            // A key moves only under the locks of both its buckets: if the first stayed as it was,
+            // none moved.
             fence(Acquire);
             if version & 1 == 0 && first.version() == version {
                 return None;
@@ -199,7 +202,8 @@ impl Store {
         })
     }
 
-    /// A free slot for a hash, other than `taken`; moves another key away if need be. The caller holds the locks.
+    /// A free slot for a hash, other than `taken`; moves another key away if need be. The caller
+    /// holds the locks.
     pub(crate) fn free_place(
         &self,
         locked: &LockedBuckets<'_>,
@@ -229,7 +233,8 @@ impl Store {
         })
     }
 
-    /// Moves the key of a slot to its other bucket, if there is room and nobody holds it. The caller holds the slot's.
+    /// Moves the key of a slot to its other bucket, if there is room and nobody holds it. The
+    /// caller holds the slot's.
     pub(crate) fn move_away(&self, locked: &LockedBuckets<'_>, place: Place) -> bool {
         let Some(from) = self.buckets.at(place.bucket) else { return false };
         let index = EntryIndex(from.index(place.slot));
@@ -238,14 +243,15 @@ impl Store {
         let [first, second] = self.buckets_of(hash);
         let number = if first == place.bucket { second } else { first };
         let Some(to) = self.buckets.at(number) else { return false };
-        // Not one that is held already: its free slots were looked at, or are spoken for. Nobody is waited for here, so
-        // the order of locks does not matter.
+        // Not one that is held already: its free slots were looked at, or are spoken for. Nobody is
+        // waited for here, so the order of locks does not matter.
         if locked.holds(number) {
             return false;
         }
         let Some(version) = to.try_lock() else { return false };
         let moved = to.free_slot().inspect(|&slot| {
-            // There before it is gone from here: who looks in both misses it only if a version changes (claim 7).
+            // There before it is gone from here: who looks in both misses it only if a version
+            // changes (claim 7).
             to.fill(slot, hash.tag(), index.0);
             from.clear(place.slot);
         });

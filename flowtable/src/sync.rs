@@ -1,4 +1,5 @@
-//! The only door to atomics in this crate: std's, or loom's when its tests explore all interleavings.
+//! The only door to atomics in this crate: std's, or loom's when its tests explore all
+//! interleavings.
 
 /// For counters, which no claim rests on: loom need not explore them.
 pub(crate) use std::sync::atomic::AtomicU64 as CounterU64;

@@ -25,16 +25,17 @@ pub const WORKERS_MAX: usize = PARTICIPANTS_MAX - 1;
 
 /// What a table stores for each direction and never looks into: plain data of at most 32 bytes.
 pub trait Action: Pod + Send + Sync {
-    /// Changes whenever the meaning of an action's bytes does: a region whose layout differs cannot be attached to.
+    /// Changes whenever the meaning of an action's bytes does: a region whose layout differs cannot
+    /// be attached to.
     const LAYOUT: u32;
 }
 
 /// What a table is made of.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// IPv4 connections that may live at once; 250 bytes each.
+    /// IPv4 connections that may live at once; some 250 bytes each.
     pub ipv4_connections_max: u32,
-    /// IPv6 connections that may live at once; 314 bytes each.
+    /// IPv6 connections that may live at once; some 312 bytes each.
     pub ipv6_connections_max: u32,
     /// Fragmented datagrams whose connection is remembered; 64 bytes each.
     pub fragments_max: u32,
@@ -52,11 +53,13 @@ pub struct Config {
 #[expect(missing_docs, reason = "the messages document the variants")]
 pub enum CreateTableError {
     #[error(
-        "{ipv4} IPv4 and {ipv6} IPv6 connections are not possible: at least 1, and with 1/32 to spare at most {CONNECTIONS_MAX}"
+        "{ipv4} IPv4 and {ipv6} IPv6 connections are not possible: at least 1, and \
+         with 1/32 to spare at most {CONNECTIONS_MAX}"
     )]
     Connections { ipv4: u32, ipv6: u32 },
     #[error(
-        "cannot map {bytes} bytes for the flow table; lower the number of connections or see hugepages.md"
+        "cannot map {bytes} bytes for the flow table; lower the number of \
+         connections or see hugepages.md"
     )]
     Map {
         bytes: usize,
@@ -70,7 +73,8 @@ pub enum CreateTableError {
     #[error("the region's entries have other sizes than this version's; make a new one")]
     EntrySizes,
     #[error(
-        "the region's actions have layout {layout} and {bytes} bytes, not {expected_layout} and {expected_bytes}; make a new one"
+        "the region's actions have layout {layout} and {bytes} bytes, not \
+         {expected_layout} and {expected_bytes}; make a new one"
     )]
     ActionLayout { layout: u32, bytes: u32, expected_layout: u32, expected_bytes: u32 },
 }
@@ -117,7 +121,8 @@ impl<A: Action> FlowTable<A> {
 
     /// Attaches to the region of an earlier run, whose workers are gone, and keeps its connections.
     ///
-    /// Buckets and free lists are rebuilt from the connections, so it does not matter in which step the earlier run ended.
+    /// Buckets and free lists are rebuilt from the connections, so it does not matter in which step
+    /// the earlier run ended.
     ///
     /// # Errors
     ///
@@ -159,7 +164,8 @@ impl<A: Action> FlowTable<A> {
         WorkerCore::new(&self.store, index).map(FlowWorker::new).ok_or(WorkerIndexError { index })
     }
 
-    /// The hash of a key: what [`FlowWorker::lookup_burst`] and [`FlowWorker::insert_pair`] want with it.
+    /// The hash of a key: what [`FlowWorker::lookup_burst`] and [`FlowWorker::insert_pair`] want
+    /// with it.
     #[must_use]
     #[inline]
     pub fn hash(&self, key: &FlowKey) -> FlowHash {
@@ -213,8 +219,9 @@ impl<A: Action> FlowTable<A> {
         self.store.region.file()
     }
 
-    /// Shows every connection to `visitor`, as copies made a few at a time. For operators: it may take milliseconds, and
-    /// workers do not notice it. Connections that come or go meanwhile may be missed; none is seen torn.
+    /// Shows every connection to `visitor`, as copies made a few at a time. For operators: it may
+    /// take milliseconds, and workers do not notice it. Connections that come or go meanwhile may
+    /// be missed; none is seen torn.
     pub fn for_each_connection(&self, now: Ticks, mut visitor: impl FnMut(&ConnectionView<A>)) {
         // One operator at a time: they share a participant's place.
         let _operator = self.store.operators.lock().unwrap_or_else(PoisonError::into_inner);

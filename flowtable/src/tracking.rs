@@ -1,7 +1,8 @@
 //! Connection tracking: what a packet means for its connection.
 //!
-//! Each direction remembers what it has sent (its flags), and the connection's state is computed from both. So a packet
-//! changes its own direction's state only, except where a connection starts over.
+//! Each direction remembers what it has sent (its flags), and the connection's state is computed
+//! from both. So a packet changes its own direction's state only, except where a connection starts
+//! over.
 
 pub(crate) mod sctp;
 pub(crate) mod tcp;
@@ -27,8 +28,8 @@ pub(crate) const SCTP: u8 = 132;
 pub struct Tracking {
     /// How long each kind of connection may be idle.
     pub timeouts: Timeouts,
-    /// Whether TCP and SCTP connections may be picked up in the middle, as after a restart or a failover. Their windows
-    /// are then judged leniently, since their scale is unknown.
+    /// Whether TCP and SCTP connections may be picked up in the middle, as after a restart or a
+    /// failover. Their windows are then judged leniently, since their scale is unknown.
     pub midstream_pickup: bool,
 }
 
@@ -38,7 +39,8 @@ impl Default for Tracking {
     }
 }
 
-/// The state of a connection. Datagram protocols have `New` (one way) and `Established` (answered) only.
+/// The state of a connection. Datagram protocols have `New` (one way) and `Established` (answered)
+/// only.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum ConnectionState {
     /// Nothing was answered yet, and nothing is known of a handshake.
@@ -158,7 +160,8 @@ pub(crate) enum Tracked {
     Valid { verdict: Verdict, refreshes: bool },
     /// It does not, and nothing was changed.
     Invalid(InvalidReason),
-    /// It starts a connection in the other direction over one that is closed: this one must go first.
+    /// It starts a connection in the other direction over one that is closed: this one must go
+    /// first.
     Superseded,
 }
 
@@ -211,7 +214,8 @@ impl Idle {
     }
 }
 
-/// Judges how idle a connection is. A last-seen time ahead of `now` (another worker's poll began later) counts as now.
+/// Judges how idle a connection is. A last-seen time ahead of `now` (another worker's poll began
+/// later) counts as now.
 pub(crate) fn idle(
     protocol: u8,
     [forward, reply]: [&DirectionState; 2],

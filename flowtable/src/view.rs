@@ -11,7 +11,8 @@ use crate::{
     tracking::{self, ConnectionState},
 };
 
-/// Connections that are looked at between two quiescent points: enough to spread the fence, too few to hold up reuse.
+/// Connections that are looked at between two quiescent points: enough to spread the fence, too few
+/// to hold up reuse.
 const CONNECTIONS_PER_STEP: u32 = 64;
 
 /// A copy of what the table knows about a connection.
@@ -31,7 +32,8 @@ pub struct ConnectionView<A> {
     pub idle: Ticks,
     /// Ticks until it expires if nothing more comes.
     pub expires_in: Ticks,
-    /// The configuration version that its actions were compiled or confirmed under: the older of both directions'.
+    /// The configuration version that its actions were compiled or confirmed under: the older of
+    /// both directions'.
     pub version: u32,
     /// The scopes its actions depend on.
     pub scopes: Scopes,

@@ -1,8 +1,9 @@
 //! One worker's access to the table.
 //!
-//! A worker owns a stock of free indices, what it has retired and may not be reused yet, its counters and its place in
-//! the epochs; all else is shared. A [`FlowRef`] means something until the worker's next quiescent point; used later, or
-//! after its connection ended, it leads nowhere: its generation tells.
+//! A worker owns a stock of free indices, what it has retired and may not be reused yet, its
+//! counters and its place in the epochs; all else is shared. A [`FlowRef`] means something until
+//! the worker's next quiescent point; used later, or after its connection ended, it leads nowhere:
+//! its generation tells.
 
 mod change;
 mod expire;
@@ -32,11 +33,13 @@ use crate::{
     table::{Action, from_words, to_words},
 };
 
-/// Indices a worker can have retired at once: sixteen polls that replace or remove both of a connection's indices for each
-/// packet of a burst, and more than twice the spare ones of a table, so that those run out first.
+/// Indices a worker can have retired at once: sixteen polls that replace or remove both of a
+/// connection's indices for each packet of a burst, and more than twice the spare ones of a table,
+/// so that those run out first.
 const RETIRED_MAX: usize = 4096;
 
-/// Indices that one quiescent point frees at most: two bursts' worth and more, to catch up after a busy poll.
+/// Indices that one quiescent point frees at most: two bursts' worth and more, to catch up after a
+/// busy poll.
 const RECLAIMS_MAX: usize = 256;
 
 /// What leads to one direction of a connection until the worker's next quiescent point.
@@ -209,8 +212,8 @@ impl Drop for WorkerCore {
 
 /// One worker's access to the table. It is not shared: `&mut self` is what makes it lock-free.
 ///
-/// A worker calls [`Self::quiesce`] once per poll, and [`Self::park`] before it sleeps; otherwise what others remove is not
-/// reused while it sleeps.
+/// A worker calls [`Self::quiesce`] once per poll, and [`Self::park`] before it sleeps; otherwise
+/// what others remove is not reused while it sleeps.
 pub struct FlowWorker<A> {
     core: WorkerCore,
     action: PhantomData<fn(A) -> A>,
@@ -221,12 +224,14 @@ impl<A: Action> FlowWorker<A> {
         Self { core, action: PhantomData }
     }
 
-    /// A quiescent point: every [`FlowRef`] from before is given up, and what all workers have let go of is freed.
+    /// A quiescent point: every [`FlowRef`] from before is given up, and what all workers have let
+    /// go of is freed.
     pub fn quiesce(&mut self) {
         self.core.quiesce();
     }
 
-    /// A quiescent point before sleeping: until the next call of any other method nobody waits for this worker.
+    /// A quiescent point before sleeping: until the next call of any other method nobody waits for
+    /// this worker.
     pub fn park(&mut self) {
         self.core.park();
     }
@@ -244,10 +249,12 @@ impl<A: Action> FlowWorker<A> {
         self.core.lookup_burst(keys, hashes, config, out);
     }
 
-    /// Records a packet of a flow: advances connection tracking, counts, and notes when it was seen.
+    /// Records a packet of a flow: advances connection tracking, counts, and notes when it was
+    /// seen.
     ///
-    /// The first packet of a connection is recorded too, after it was inserted. `None` if the connection is gone (removed,
-    /// expired, evicted, or closed and about to be opened from its other side): the packet is then a miss.
+    /// The first packet of a connection is recorded too, after it was inserted. `None` if the
+    /// connection is gone (removed, expired, evicted, or closed and about to be opened from its
+    /// other side): the packet is then a miss.
     pub fn record(
         &mut self,
         flow: FlowRef,
@@ -263,7 +270,8 @@ impl<A: Action> FlowWorker<A> {
         self.core.insert_pair(&new.with_actions(new.actions.each_ref().map(to_words)))
     }
 
-    /// The key that the connection's first packet had: what policy judges, whichever direction is found stale.
+    /// The key that the connection's first packet had: what policy judges, whichever direction is
+    /// found stale.
     pub fn original_key(&mut self, flow: FlowRef) -> Option<FlowKey> {
         self.core.key(flow, Direction::Forward)
     }
@@ -273,12 +281,14 @@ impl<A: Action> FlowWorker<A> {
         self.core.key(flow, Direction::Reply)
     }
 
-    /// Both actions of a connection, forward and reply: to keep what NAT decided when it is judged again.
+    /// Both actions of a connection, forward and reply: to keep what NAT decided when it is judged
+    /// again.
     pub fn actions(&mut self, flow: FlowRef) -> Option<[A; 2]> {
         Some(self.core.actions(flow)?.map(from_words))
     }
 
-    /// Gives a stale connection new actions, compiled under `version`. Its state, counters and keys stay.
+    /// Gives a stale connection new actions, compiled under `version`. Its state, counters and keys
+    /// stay.
     pub fn revalidate(
         &mut self,
         flow: FlowRef,
@@ -294,18 +304,20 @@ impl<A: Action> FlowWorker<A> {
         self.core.remove(flow)
     }
 
-    /// Looks at the next `budget` places for connections and ends those that were idle for too long. Workers that call it
-    /// take turns; together they go round the table.
+    /// Looks at the next `budget` places for connections and ends those that were idle for too
+    /// long. Workers that call it take turns; together they go round the table.
     pub fn expire(&mut self, now: Ticks, budget: u32) -> ExpiryCounts {
         self.core.expire(now, budget)
     }
 
-    /// Notes that later fragments of a datagram belong to the flow of its first one. Returns whether it could.
+    /// Notes that later fragments of a datagram belong to the flow of its first one. Returns
+    /// whether it could.
     pub fn fragment_insert(&mut self, key: &FragmentKey, flow: FlowRef, now: Ticks) -> bool {
         self.core.fragment_insert(key, flow, now)
     }
 
-    /// The flow of a later fragment; `None` if its first one was not seen, or was seen too long ago.
+    /// The flow of a later fragment; `None` if its first one was not seen, or was seen too long
+    /// ago.
     pub fn fragment_lookup(&mut self, key: &FragmentKey, now: Ticks) -> Option<FlowRef> {
         self.core.fragment_lookup(key, now)
     }

@@ -1,4 +1,5 @@
-//! Rebuilding buckets and free lists from the connections: for a new region, and for one that an earlier run left.
+//! Rebuilding buckets and free lists from the connections: for a new region, and for one that an
+//! earlier run left.
 
 use super::Store;
 use crate::{
@@ -11,7 +12,8 @@ use crate::{
 };
 
 impl Store {
-    /// Empties buckets and fragments, then enters every connection that lives and is whole; all else becomes free.
+    /// Empties buckets and fragments, then enters every connection that lives and is whole; all
+    /// else becomes free.
     ///
     /// Nobody else uses the table yet.
     pub(crate) fn rebuild(&self) {
@@ -49,7 +51,8 @@ impl Store {
         crate::sync::fence(Release);
     }
 
-    /// Enters a connection's keys into the buckets, if it lives and its entries are its own. Else it is ended.
+    /// Enters a connection's keys into the buckets, if it lives and its entries are its own. Else
+    /// it is ended.
     fn enter(&self, number: u32) -> Option<EntryIndex> {
         let connection = self.connections.at(number)?;
         let life = connection.life();

@@ -1,7 +1,7 @@
 //! SCTP: the association's state from the chunks that each side has sent (RFC 9260, section 4).
 //!
-//! The states carry the names of their TCP likenesses. A direction's `end` holds the verification tag that its packets
-//! must carry, which is the tag that the other side chose.
+//! The states carry the names of their TCP likenesses. A direction's `end` holds the verification
+//! tag that its packets must carry, which is the tag that the other side chose.
 
 use super::{ConnectionState, InvalidReason, Sides, Tracked, Tracking, Verdict};
 use crate::{connection::Transport, entry::Direction, facts::SctpFacts};
@@ -118,8 +118,8 @@ fn initiate(sides: Sides<'_>, packet: &SctpFacts, before: ConnectionState) -> Tr
             sides.other.set_transport(&with_tag(&other, packet.initiate_tag));
             Tracked::Valid { verdict: verdict(sides), refreshes: true }
         }
-        // A restart of the peer (RFC 9260, section 5.2.2): its tags change with the cookie, which only the hosts can
-        // judge. The tags are forgotten, and the state stays.
+        // A restart of the peer (RFC 9260, section 5.2.2): its tags change with the cookie, which
+        // only the hosts can judge. The tags are forgotten, and the state stays.
         _ => {
             sides.own.set_transport(&Transport { flags: own.flags & !TAG_KNOWN, ..own });
             sides.other.set_transport(&Transport { flags: other.flags & !TAG_KNOWN, ..other });
@@ -128,7 +128,8 @@ fn initiate(sides: Sides<'_>, packet: &SctpFacts, before: ConnectionState) -> Tr
     }
 }
 
-/// Whether a packet carries the tag of its direction, or may reflect the other one (RFC 9260, section 8.5.1).
+/// Whether a packet carries the tag of its direction, or may reflect the other one (RFC 9260,
+/// section 8.5.1).
 fn tag_fits(own: &Transport, other: &Transport, packet: &SctpFacts) -> bool {
     let side = if packet.tag_reflected { other } else { own };
     side.flags & TAG_KNOWN == 0 || side.end == packet.verification_tag

@@ -1,10 +1,11 @@
 //! TCP: states from what each side has sent, and the windows that segments must fall into.
 //!
-//! The window rules are those of a firewall between the hosts, which sees what either sends but not what arrives: a
-//! segment's end may not lie beyond what the receiver offered, nor its start too far behind what was sent before; an
-//! acknowledgement may not be of what was never sent. Resets follow RFC 5961, section 3: one with exactly the expected
-//! sequence number closes the connection, one elsewhere in the window passes and only makes the connection doubtful (it
-//! then expires early, unless it goes on), and one outside is invalid.
+//! The window rules are those of a firewall between the hosts, which sees what either sends but not
+//! what arrives: a segment's end may not lie beyond what the receiver offered, nor its start too
+//! far behind what was sent before; an acknowledgement may not be of what was never sent. Resets
+//! follow RFC 5961, section 3: one with exactly the expected sequence number closes the connection,
+//! one elsewhere in the window passes and only makes the connection doubtful (it then expires
+//! early, unless it goes on), and one outside is invalid.
 
 use super::{ConnectionState, InvalidReason, Sides, Tracked, Tracking, Verdict};
 use crate::{
@@ -34,11 +35,12 @@ const SCALE_OFFERED: u16 = 1 << 8;
 /// A reset was sent that was in the window but not where it was expected.
 const DOUBTFUL: u16 = 1 << 9;
 
-/// The largest window scale (RFC 7323, section 2.3); also what is assumed of a side whose scale is unknown.
+/// The largest window scale (RFC 7323, section 2.3); also what is assumed of a side whose scale is
+/// unknown.
 const SCALE_MAX: u8 = 14;
 
-/// How far behind the newest data an acknowledgement may lie at least: an unscaled window, which is what a side that
-/// lost its acknowledgements for a while may be behind.
+/// How far behind the newest data an acknowledgement may lie at least: an unscaled window, which is
+/// what a side that lost its acknowledgements for a while may be behind.
 const OLD_ACKNOWLEDGEMENT_BYTES: u32 = 65_535;
 
 /// Whether a segment may start a connection.
@@ -115,7 +117,8 @@ pub(super) fn advance(sides: Sides<'_>, segment: &TcpFacts, tracking: &Tracking)
         && !segment.flags.has(TcpFlags::RST)
         && segment.acknowledgement != other.end;
     if challenges {
-        // The other side still holds an older connection and says so (RFC 5961, section 4); the opener will reset it.
+        // The other side still holds an older connection and says so (RFC 5961, section 4); the
+        // opener will reset it.
         return Tracked::Valid { verdict: verdict(sides), refreshes: false };
     }
     if let Err(reason) = check_window(&own, &other, segment) {
@@ -149,8 +152,9 @@ fn synchronise(sides: Sides<'_>, segment: &TcpFacts, before: ConnectionState) ->
             if answers {
                 return answer(sides, own, &other, segment);
             }
-            // The first SYN, one sent again, one of a client that gave up and tries anew, or a simultaneous open. While
-            // both sides have sent theirs, only the same SYN again is taken for one.
+            // The first SYN, one sent again, one of a client that gave up and tries anew, or a
+            // simultaneous open. While both sides have sent theirs, only the same SYN again is
+            // taken for one.
             let known = own.flags & SYN != 0 && other.flags & SYN != 0;
             if known && segment.sequence.wrapping_add(1) != own.end {
                 return Tracked::Valid { verdict: verdict(sides), refreshes: false };
@@ -159,7 +163,8 @@ fn synchronise(sides: Sides<'_>, segment: &TcpFacts, before: ConnectionState) ->
             Tracked::Valid { verdict: verdict(sides), refreshes: true }
         }
         ConnectionState::TimeWait | ConnectionState::Closed if !answers => {
-            // RFC 9293, section 3.6.1: a SYN beyond the last sequence number may reopen what is in TIME-WAIT.
+            // RFC 9293, section 3.6.1: a SYN beyond the last sequence number may reopen what is in
+            // TIME-WAIT.
             let is_beyond = own.flags & TRACKED == 0 || is_after(segment.sequence, own.end);
             if before == ConnectionState::TimeWait && !is_beyond {
                 return Tracked::Valid { verdict: Verdict::Established, refreshes: false };
@@ -171,7 +176,8 @@ fn synchronise(sides: Sides<'_>, segment: &TcpFacts, before: ConnectionState) ->
             sides.own.set_transport(&started(&Transport::default(), segment));
             Tracked::Valid { verdict: Verdict::New, refreshes: true }
         }
-        // RFC 5961, section 4: the receiver challenges it, and what follows tells. Here it changes nothing.
+        // RFC 5961, section 4: the receiver challenges it, and what follows tells. Here it changes
+        // nothing.
         _ => Tracked::Valid { verdict: Verdict::Established, refreshes: false },
     }
 }

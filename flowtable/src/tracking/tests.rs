@@ -61,7 +61,8 @@ impl Pair {
         idle(TCP, [&self.sides[0], &self.sides[1]], &self.tracking.timeouts, 0).limit
     }
 
-    /// A connection whose handshake is complete; the next byte of each side is one past its initial number.
+    /// A connection whose handshake is complete; the next byte of each side is one past its initial
+    /// number.
     fn established() -> Self {
         let pair = Self::default();
         assert_valid(pair.client(SYN, CLIENT, 0));
@@ -275,7 +276,8 @@ fn a_syn_changes_nothing_in_an_established_connection() {
         Tracked::Valid { verdict: Verdict::Established, refreshes: false }
     );
     assert_eq!(pair.state(), Established);
-    // The server challenges it (RFC 5961, section 4), and the rebooted client's reset then closes the connection.
+    // The server challenges it (RFC 5961, section 4), and the rebooted client's reset then closes
+    // the connection.
     assert_valid(pair.server(ACK, SERVER.wrapping_add(1), CLIENT.wrapping_add(1)));
     assert_valid(pair.client(RST, CLIENT.wrapping_add(1), 0));
     assert_eq!(pair.state(), Closed);
@@ -446,10 +448,12 @@ fn an_sctp_association_starts_with_an_init_unless_it_may_be_picked_up() {
 }
 
 proptest! {
-    /// Two hosts that keep to TCP, with loss between the tracker and the receiver, never send anything invalid.
+    /// Two hosts that keep to TCP, with loss between the tracker and the receiver, never send
+    /// anything invalid.
     #[test]
     fn a_transfer_with_losses_is_valid_throughout(
-        steps in prop::collection::vec((any::<bool>(), 0u32..1400, prop::bool::weighted(0.2)), 1..200)
+        steps in
+            prop::collection::vec((any::<bool>(), 0u32..1400, prop::bool::weighted(0.2)), 1..200)
     ) {
         let pair = Pair::established();
         // The window of its SYN is not scaled; from its next segment on it is.
@@ -485,7 +489,9 @@ proptest! {
     /// Whatever arrives, tracking does not panic, and only a reset with an expected number closes.
     #[test]
     fn noise_closes_no_connection(
-        noise in prop::collection::vec((any::<bool>(), any::<u8>(), any::<u32>(), any::<u32>(), 0u32..2000), 1..50)
+        noise in prop::collection::vec(
+            (any::<bool>(), any::<u8>(), any::<u32>(), any::<u32>(), 0u32..2000), 1..50
+        )
     ) {
         let pair = Pair::established();
         for (reply, flags, sequence, acknowledgement, bytes) in noise {

@@ -5,13 +5,15 @@ use crate::facts::{TICKS_PER_SECOND, Ticks};
 
 /// Idle timeouts, in [`Ticks`].
 ///
-/// The defaults are what the RFCs ask of a NAT, since a connection's record is also its NAT mapping.
+/// The defaults are what the RFCs ask of a NAT, since a connection's record is also its NAT
+/// mapping.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Timeouts {
-    /// TCP, established and answered: 2 hours 4 minutes (RFC 5382, REQ-5), so that a keep-alive every 2 hours holds it.
+    /// TCP, established and answered: 2 hours 4 minutes (RFC 5382, REQ-5), so that a keep-alive
+    /// every 2 hours holds it.
     pub tcp_established: Ticks,
-    /// TCP, opening, closing, in doubt, or picked up and not yet answered: 4 minutes (RFC 5382, REQ-5). A flood of
-    /// half-open connections is met by eviction, not by a shorter timeout.
+    /// TCP, opening, closing, in doubt, or picked up and not yet answered: 4 minutes (RFC 5382,
+    /// REQ-5). A flood of half-open connections is met by eviction, not by a shorter timeout.
     pub tcp_transitory: Ticks,
     /// TCP after a valid reset: 10 seconds, for what is still in flight.
     pub tcp_closed: Ticks,
@@ -21,7 +23,8 @@ pub struct Timeouts {
     pub udp_answered: Ticks,
     /// ICMP queries: 60 seconds (RFC 5508, REQ-2).
     pub icmp: Ticks,
-    /// SCTP, established: 2 hours 4 minutes, as TCP; heartbeats come every 30 seconds (RFC 9260, section 16).
+    /// SCTP, established: 2 hours 4 minutes, as TCP; heartbeats come every 30 seconds (RFC 9260,
+    /// section 16).
     pub sctp_established: Ticks,
     /// SCTP, opening or closing: 4 minutes, as TCP.
     pub sctp_transitory: Ticks,
@@ -50,7 +53,8 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// The idle limit of a connection; `confirmed` if both sides have sent and nothing casts doubt on it.
+    /// The idle limit of a connection; `confirmed` if both sides have sent and nothing casts doubt
+    /// on it.
     pub(crate) fn limit(&self, protocol: u8, state: ConnectionState, confirmed: bool) -> Ticks {
         let established = state == ConnectionState::Established && confirmed;
         let closed = state == ConnectionState::Closed;

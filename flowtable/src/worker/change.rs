@@ -20,8 +20,8 @@ pub enum Revalidation {
     Newer(FlowRef),
     /// It ended meanwhile.
     Gone,
-    /// It could not be changed now: another worker holds its buckets for too long, or too much awaits reuse. Act by the
-    /// new actions for this packet; the next one is stale again.
+    /// It could not be changed now: another worker holds its buckets for too long, or too much
+    /// awaits reuse. Act by the new actions for this packet; the next one is stale again.
     Deferred,
 }
 
@@ -32,7 +32,8 @@ pub enum Removal {
     Removed,
     /// It had ended before.
     Gone,
-    /// It could not be removed now, for the same reasons as [`Revalidation::Deferred`]. It is still there.
+    /// It could not be removed now, for the same reasons as [`Revalidation::Deferred`]. It is still
+    /// there.
     Deferred,
 }
 
@@ -89,7 +90,8 @@ impl WorkerCore {
         }
     }
 
-    /// Writes the new record and makes both slots lead to it. `None` if the locks could not be had soon.
+    /// Writes the new record and makes both slots lead to it. `None` if the locks could not be had
+    /// soon.
     fn swap(
         &self,
         flow: FlowRef,

@@ -10,8 +10,8 @@ use crate::{
     tracking::{self, Idle},
 };
 
-/// Live connections that are compared before one is evicted: the stated order holds among them. The longest idle of 32
-/// is, on average, among the 3 % that have been idle for longest.
+/// Live connections that are compared before one is evicted: the stated order holds among them. The
+/// longest idle of 32 is, on average, among the 3 % that have been idle for longest.
 const EVICTION_SAMPLE: u32 = 32;
 
 /// Places looked at to find those: more than the spare ones, which may lie side by side.
@@ -67,7 +67,8 @@ impl WorkerCore {
         self.wake();
         let places = self.store.layout.connections;
         let visited = budget.min(places);
-        // The hand runs freely and wraps; workers that call at once get parts that follow each other.
+        // The hand runs freely and wraps; workers that call at once get parts that follow each
+        // other.
         let first = self.store.expiry_hand.fetch_add(visited, Relaxed);
         let mut expired = 0u32;
         for step in 0..visited {
@@ -83,7 +84,8 @@ impl WorkerCore {
         ExpiryCounts { visited, expired }
     }
 
-    /// Evicts one connection of a family to make room: closing before half-open before the longest idle.
+    /// Evicts one connection of a family to make room: closing before half-open before the longest
+    /// idle.
     pub(super) fn evict(&mut self, family: Family, now: Ticks) -> EvictionCounts {
         let (first, places) = self.store.layout.connections_of(family);
         let mut hand = *per_family(&mut self.eviction_hands, family);

@@ -14,7 +14,8 @@ use crate::{
     tracking::{self, InvalidReason},
 };
 
-/// How often an insert makes room in full buckets and tries again. One eviction frees a slot that others may take first.
+/// How often an insert makes room in full buckets and tries again. One eviction frees a slot that
+/// others may take first.
 const ATTEMPTS_MAX: u32 = if cfg!(loom) { 1 } else { 4 };
 
 /// A connection to insert.
@@ -34,7 +35,8 @@ pub struct NewConnection<'a, A> {
     pub version: u32,
     /// The scopes that the actions depend on.
     pub scopes: Scopes,
-    /// The first packet: whether it may start a connection. It is counted when it is recorded, not here.
+    /// The first packet: whether it may start a connection. It is counted when it is recorded, not
+    /// here.
     pub facts: &'a PacketFacts,
     /// The time.
     pub now: Ticks,
@@ -61,16 +63,18 @@ impl<'a, A> NewConnection<'a, A> {
 pub enum InsertOutcome {
     /// The connection is new; the packet goes forward.
     Inserted(FlowRef),
-    /// It was there already, inserted by another worker or for the other direction: use what is there.
+    /// It was there already, inserted by another worker or for the other direction: use what is
+    /// there.
     Adopted(FlowRef),
-    /// It was there already, under an older version than this insert's: judge it again, as after [`super::Lookup::Stale`].
+    /// It was there already, under an older version than this insert's: judge it again, as after
+    /// [`super::Lookup::Stale`].
     Outdated(FlowRef),
     /// The reply key belongs to another connection: try another port, or give up.
     ReplyCollision,
     /// There is no room, and nothing could be evicted.
     Full,
-    /// Another worker holds one of the buckets for too long (it was descheduled): forward or drop this packet without a
-    /// record; the next one may try again.
+    /// Another worker holds one of the buckets for too long (it was descheduled): forward or drop
+    /// this packet without a record; the next one may try again.
     Contended,
     /// The packet may not start a connection.
     Refused(InvalidReason),
@@ -163,7 +167,8 @@ impl WorkerCore {
         InsertOutcome::Full
     }
 
-    /// The one step: under the locks of all buckets where either key may lie, finds out who was first and enters both keys.
+    /// The one step: under the locks of all buckets where either key may lie, finds out who was
+    /// first and enters both keys.
     ///
     /// `None` if the locks could not be had soon.
     fn step(
@@ -196,7 +201,8 @@ impl WorkerCore {
         let Some(first) = store.free_place(&locked, new.forward_hash, None) else {
             return Some(Step::BucketsFull(store.buckets_of(new.forward_hash)));
         };
-        // A key that is its own answer (a packet to itself) has one slot, and all its packets go forward.
+        // A key that is its own answer (a packet to itself) has one slot, and all its packets go
+        // forward.
         let second: Option<Place> = if new.forward == new.reply {
             None
         } else {

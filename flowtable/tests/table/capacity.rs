@@ -40,7 +40,8 @@ fn a_table_can_be_filled_to_its_capacity() {
         }
         let counters = table.counters();
         let evicted = counters.evicted_oldest + counters.evicted_half_open;
-        // In a table of a few buckets two full ones in a row are not rare; then the bucket's oldest gives way.
+        // In a table of a few buckets two full ones in a row are not rare; then the bucket's oldest
+        // gives way.
         let tolerated = if connections < 1000 { u64::from(connections / 20) } else { 0 };
         assert!(evicted <= tolerated, "{evicted} of {connections} evicted before it was full");
         let scopes = ScopeVersions::new(0);
@@ -206,7 +207,8 @@ fn the_fragment_table_is_bounded_and_forgets_the_oldest_of_a_set() {
     let found: Vec<u32> =
         (0..1_000).filter(|&id| worker.fragment_lookup(&fragment(id), 1_000).is_some()).collect();
     assert!(found.len() <= 64 && found.len() > 32, "{}", found.len());
-    // The newest of each set is there: the last sixteenth of the numbers is found far more often than not.
+    // The newest of each set is there: the last sixteenth of the numbers is found far more often
+    // than not.
     assert!(found.iter().filter(|&&id| id >= 936).count() > 40, "{found:?}");
     assert!(FragmentKey::new(1, 17, key.source(), udp6(1).source(), 0).is_none());
 }

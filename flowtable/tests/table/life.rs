@@ -84,7 +84,8 @@ fn a_change_elsewhere_restamps_and_a_change_of_a_scope_makes_stale() {
     assert_eq!(look(&table, &mut worker, &key, third), Lookup::Hit(renewed));
     let Lookup::Hit(reply) = look(&table, &mut worker, &key.reversed(), third) else { panic!() };
     assert_eq!(worker.record(reply, &DATAGRAM, 0).unwrap().action, actions(3)[1]);
-    // A reference from before the swap leads to the same connection, and an older snapshot does not win.
+    // A reference from before the swap leads to the same connection, and an older snapshot does not
+    // win.
     assert!(worker.record(flow, &DATAGRAM, 0).is_some());
     assert_eq!(worker.revalidate(flow, &actions(2), 2, SCOPES), Revalidation::Newer(renewed));
 }

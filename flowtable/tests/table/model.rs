@@ -33,7 +33,9 @@ fn step() -> impl Strategy<Value = Step> {
     let scope = 1..=SCOPES;
     prop_oneof![
         4 => (key.clone(), any::<bool>(), prop::bool::weighted(0.3), scope.clone(), 0u32..2)
-            .prop_map(|(key, reversed, nat, scope, lag)| Step::Insert { key, reversed, nat, scope, lag }),
+            .prop_map(|(key, reversed, nat, scope, lag)| {
+                Step::Insert { key, reversed, nat, scope, lag }
+            }),
         8 => (key, any::<bool>(), 0u32..2)
             .prop_map(|(key, reversed, lag)| Step::Lookup { key, reversed, lag }),
         4 => any::<usize>().prop_map(|which| Step::Recall { which }),
@@ -210,8 +212,8 @@ impl Bench {
 
     fn recall(&mut self, which: usize) {
         let Some((flow, owner)) = self.reference(which) else { return };
-        // A reference is good until the next quiescent point; one that is older leads to the connection or nowhere, but may
-        // show an action that was replaced since.
+        // A reference is good until the next quiescent point; one that is older leads to the
+        // connection or nowhere, but may show an action that was replaced since.
         let worker = &mut self.workers[self.turn];
         assert_eq!(worker.original_key(flow), self.known.get(&owner).map(|known| known.keys[0]));
         assert_eq!(worker.reply_key(flow), self.known.get(&owner).map(|known| known.keys[1]));

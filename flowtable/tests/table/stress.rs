@@ -1,7 +1,8 @@
 //! Several workers at once on a table that is too small for them, with checks on every value read.
 //!
-//! Every word of an action tells the key and the version it was made for, and the scopes carry the version too: an entry that
-//! was read torn, or was reused while it was read, does not fit the key that led to it.
+//! Every word of an action tells the key and the version it was made for, and the scopes carry the
+//! version too: an entry that was read torn, or was reused while it was read, does not fit the key
+//! that led to it.
 
 use std::{
     sync::{
@@ -24,7 +25,8 @@ const KEYS: u32 = 768;
 const CAPACITY: u32 = 128;
 const BURST: usize = 32;
 
-/// How long it runs: a budget, not a synchronisation; less of it checks less. `FLOWTABLE_STRESS_SECONDS` asks for more.
+/// How long it runs: a budget, not a synchronisation; less of it checks less.
+/// `FLOWTABLE_STRESS_SECONDS` asks for more.
 const SHORT: Duration = Duration::from_millis(1500);
 
 /// An action that belongs to one key, direction and version only.
@@ -164,8 +166,8 @@ impl Tester<'_> {
         let Some(actions) = self.worker.actions(flow) else { return };
         for (action, direction) in actions.into_iter().zip([Direction::Forward, Direction::Reply]) {
             let held = version_of(action, number, direction);
-            // What this worker wrote may have been replaced by something newer, never by something older. (What it
-            // found may have been made earlier and confirmed since.)
+            // What this worker wrote may have been replaced by something newer, never by something
+            // older. (What it found may have been made earlier and confirmed since.)
             let least = if matches!(outcome, Revalidation::Newer(_)) { 0 } else { version };
             assert!(held.is_some_and(|held| held >= least), "{held:?} under {version}");
         }
