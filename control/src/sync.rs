@@ -70,10 +70,10 @@ pub struct Connection {
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the messages document the variants")]
 pub enum Trouble {
-    #[error("{0}")]
+    #[error("{}", with_causes(&**.0))]
     Connect(Arc<ConnectError>),
 
-    #[error("{0}")]
+    #[error("{}", with_causes(&**.0))]
     Handshake(Arc<HandshakeError>),
 
     #[error("the engine does not take the configuration ({code}): {message}")]
@@ -303,6 +303,24 @@ impl Keeper {
     }
 }
 
+/// The state outlives its error, so its text has all of it: the error and what caused it.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Whether a call failed for the connection's sake, not for what was asked.
+fn is_broken(status: &tonic::Status) -> bool {
+    use tonic::Code;
+    matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown)
+}
+
 fn by_port(errors: Vec<PortError>) -> BTreeMap<String, String> {
     errors.into_iter().map(|error| (error.port, error.message)).collect()
 }
@@ -311,6 +329,9 @@ impl SessionError {
     fn into_trouble(self) -> Trouble {
         match self {
             Self::Connect(error) => Trouble::Connect(Arc::new(error)),
+            Self::Handshake(HandshakeError::Refused(status)) if is_broken(&status) => {
+                Trouble::Broken { message: status.message().to_owned() }
+            }
             Self::Handshake(error) => Trouble::Handshake(Arc::new(error)),
             Self::Status(status) => match status.code() {
                 code @ (tonic::Code::InvalidArgument

@@ -14,10 +14,7 @@ async fn start(ranges: &str) -> (Node, FixtureEngine) {
     let mut node = Node::new(ranges);
     let engine = FixtureEngine::start(&node.engine_socket(), 1);
     node.start().await;
-    node.until_status("in step with the engine", |status| {
-        status.engine_connected && status.desired_generation == status.acknowledged_generation
-    })
-    .await;
+    node.until_in_step().await;
     (node, engine)
 }
 

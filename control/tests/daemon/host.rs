@@ -171,7 +171,8 @@ async fn metrics_are_those_that_the_documentation_lists() {
     let mut node = Node::new(RANGES);
     let _engine = FixtureEngine::start(&node.engine_socket(), 1);
     let config = std::fs::read_to_string(node.path("vrouter.toml")).unwrap();
-    let config = config.replace("metrics = ''", "metrics = '127.0.0.1:9301'");
+    let (engine, control) = config.rsplit_once("metrics = ''").unwrap();
+    let config = format!("{engine}metrics = '127.0.0.1:9301'{control}");
     std::fs::write(node.path("vrouter.toml"), config).unwrap();
     node.start().await;
     node.add_pod("web");

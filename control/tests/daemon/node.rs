@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -64,15 +64,19 @@ impl Drop for Namespaces {
 pub(crate) struct Node {
     pub(crate) folder: tempfile::TempDir,
     tag: String,
-    daemon: Option<std::process::Child>,
+    daemon: Option<Child>,
+    engine: Option<Child>,
     namespaces: Namespaces,
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
+        self.kill_engine();
         if std::thread::panicking() {
             eprintln!("---- log of vrouter-control ----\n{}", self.log());
+            let engine = fs::read_to_string(self.path("engine.log")).unwrap_or_default();
+            eprintln!("---- log of vrouter ----\n{engine}");
         }
     }
 }
@@ -84,7 +88,8 @@ impl Node {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let tag = format!("vr-c{:x}{count}", std::process::id());
         let folder = tempfile::Builder::new().prefix("vrc").tempdir().unwrap();
-        let mut node = Self { folder, tag, daemon: None, namespaces: Namespaces::default() };
+        let mut node =
+            Self { folder, tag, daemon: None, engine: None, namespaces: Namespaces::default() };
         let (own, underlay) = (node.add_namespace("n"), node.add_namespace("u"));
         run("ip", &["-n", &own, "link", "set", "lo", "up"]);
         let pair = ["-n", &own, "link", "add", "uplink0", "type", "veth", "peer", "name", "u0"];
@@ -142,12 +147,14 @@ impl Node {
     pub(crate) fn write_config(&self, rest: &str) {
         let path = |name| self.path(name).display().to_string();
         let text = format!(
-            "[control]\nnode_name = 'node-a'\nuplink = 'uplink0'\nmanifests = '{}'\n\
-             socket = '{}'\nengine_socket = '{}'\nstate_dir = '{}'\nmetrics = ''\n{rest}\n",
-            path("manifests"),
-            path("control.sock"),
-            path("engine.sock"),
-            path("state")
+            "[engine]\nsocket = '{engine}'\nmetrics = ''\n\
+             [control]\nnode_name = 'node-a'\nuplink = 'uplink0'\nmanifests = '{manifests}'\n\
+             socket = '{control}'\nengine_socket = '{engine}'\nstate_dir = '{state}'\n\
+             metrics = ''\n{rest}\n",
+            engine = path("engine.sock"),
+            manifests = path("manifests"),
+            control = path("control.sock"),
+            state = path("state")
         );
         fs::write(self.path("vrouter.toml"), text).unwrap();
     }
@@ -203,6 +210,34 @@ impl Node {
             assert!(started.elapsed() < LIMIT, "control does not end\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Starts the real engine, in place of the fixture.
+    pub(crate) fn start_engine(&mut self) {
+        let log = File::options().create(true).append(true).open(self.path("engine.log")).unwrap();
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/run/netns/{}", self.namespace()))
+            .arg(program("vrouter"))
+            .arg("--config")
+            .arg(self.path("vrouter.toml"));
+        self.engine = Some(command.stderr(log).stdout(Stdio::null()).spawn().unwrap());
+    }
+
+    /// Kills the engine as a crash would.
+    pub(crate) fn kill_engine(&mut self) {
+        if let Some(mut engine) = self.engine.take() {
+            let _ = engine.kill();
+            let _ = engine.wait();
+        }
+    }
+
+    /// Waits until everything that is desired is in force.
+    pub(crate) async fn until_in_step(&self) {
+        self.until_status("in step with the engine", |status| {
+            status.engine_connected && status.desired_generation == status.acknowledged_generation
+        })
+        .await;
     }
 
     /// Kills control as a crash would.
@@ -323,7 +358,7 @@ impl Verb<'_> {
         let mut command = tokio::process::Command::new("nsenter");
         command
             .arg(format!("--net=/run/netns/{}", self.node.namespace()))
-            .arg(plugin())
+            .arg(program("vrouter-cni"))
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("CNI_COMMAND", &self.command)
@@ -374,19 +409,25 @@ impl Verb<'_> {
     }
 }
 
-/// The plugin's program. Built here if it is not there: cargo builds only this package's own.
-fn plugin() -> &'static Path {
-    static PLUGIN: OnceLock<PathBuf> = OnceLock::new();
-    PLUGIN.get_or_init(|| {
-        let daemon = Path::new(env!("CARGO_BIN_EXE_vrouter-control"));
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "cni", "--target-dir"])
-            .arg(daemon.parent().unwrap().parent().unwrap())
+/// A program of another package. Built here, since cargo builds only this package's, unless
+/// `VROUTER_BIN` says where they are.
+fn program(name: &str) -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        if let Some(folder) = std::env::var_os("VROUTER_BIN") {
+            return folder.into();
+        }
+        let own = Path::new(env!("CARGO_BIN_EXE_vrouter-control")).parent().unwrap();
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "-p", "control", "-p", "cni", "-p", "vrouter", "--bins"])
+            .arg("--target-dir")
+            .arg(own.parent().unwrap())
             .status()
             .unwrap();
-        assert!(built.success(), "cannot build the plugin");
-        daemon.with_file_name("vrouter-cni")
-    })
+        assert!(status.success(), "cannot build the other programs");
+        own.to_owned()
+    });
+    folder.join(name)
 }
 
 pub(crate) fn delete_namespace(name: &str) {

@@ -14,10 +14,7 @@ const RANGES: &str = "10.244.1.0/24, 'fd00:10:244:1::/64'";
 
 /// Waits until a killed control's successor has nothing left of its predecessor's.
 async fn assert_nothing_is_left(node: &Node, engine: &FixtureEngine, place: &str) {
-    let is_synced = |status: &control_api::node::Status| {
-        status.engine_connected && status.desired_generation == status.acknowledged_generation
-    };
-    node.until_status(place, is_synced).await;
+    node.until_in_step().await;
     assert_eq!(node.host_interfaces(), Vec::<String>::new(), "{place}");
     assert_eq!(node.attachments().await, [], "{place}");
     assert!(node.status().await.ranges.iter().all(|range| range.used == 0), "{place}");
