@@ -50,8 +50,9 @@ impl Rig {
     /// Writes the configuration, with more keys of `[engine]`.
     pub(crate) fn configure(&self, more: &str) {
         let socket = self.socket();
+        let socket = socket.display();
         let text = format!(
-            "[engine]\nsocket = {socket:?}\nmetrics = \"127.0.0.1:0\"\nbpf_folder = \"\"\n{more}\n\
+            "[engine]\nsocket = \"{socket}\"\nmetrics = \"127.0.0.1:0\"\nbpf_folder = \"\"\n{more}\n\
              [control]\nnothing_of_ours = true\n"
         );
         fs::write(self.config(), text).unwrap();
@@ -116,7 +117,7 @@ impl Daemon {
                         return line;
                     }
                 }
-                Err(_) => panic!("no \"{text}\" in the log:\n{}", self.log),
+                Err(error) => panic!("no \"{text}\" ({error}) in the log:\n{}", self.log),
             }
         }
     }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::Parser;
+use clap::{Args, Parser};
 
 use crate::settings::{IdleSetting, Metrics, Settings};
 
@@ -17,13 +17,14 @@ Examples:
   vrouter                                  run with /etc/vrouter/vrouter.toml, or the defaults without it
   vrouter --config ./vrouter.toml --check  is the configuration right?
   vrouter --print-config                   every setting with its meaning and default
+  vrouter --check-host                     what on this machine costs packets, and how to change it
   vrouter --workers 2 --idle busy          two workers that never sleep, whatever the file says
 
 Signals: SIGTERM and SIGINT stop the engine in order: ports are closed, and the kernel has the uplink for itself.
 
 Exit codes:
-  0  stopped when told to, or the check found nothing
-  1  the engine could not start or had to give up
+  0  stopped when told to, or the check found no problem
+  1  the engine could not start or had to give up; --check-host: something does not work here
   2  the command line or the configuration is wrong";
 
 /// Forwards packets between the pods of this node, its own stack and other nodes.
@@ -36,8 +37,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Check the configuration and exit: 0 if it is right, 2 if it is wrong.
-    #[arg(long, conflicts_with = "print_config")]
+    #[arg(long, conflicts_with_all = ["check_host", "print_config"])]
     pub(crate) check: bool,
+    #[command(flatten)]
+    pub(crate) host: HostOptions,
     /// Print every setting with its meaning and default, and exit.
     #[arg(long)]
     pub(crate) print_config: bool,
@@ -59,6 +62,20 @@ pub(crate) struct Cli {
     /// Instead of engine.log: error, warn, info, debug, trace, or directives.
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
+}
+
+/// Options of the look at the machine.
+#[derive(Args, Debug)]
+pub(crate) struct HostOptions {
+    /// Check this machine (cores, huge pages, interrupts, NUMA, the uplink's XDP support) and exit.
+    #[arg(long, conflicts_with = "print_config")]
+    pub(crate) check_host: bool,
+    /// Print the result of --check-host as JSON.
+    #[arg(long, requires = "check_host")]
+    pub(crate) json: bool,
+    /// The interface that --check-host looks at as the uplink; control's, if not given.
+    #[arg(long, value_name = "INTERFACE", requires = "check_host")]
+    pub(crate) uplink: Option<String>,
 }
 
 impl Cli {

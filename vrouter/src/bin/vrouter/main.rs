@@ -6,6 +6,7 @@
 mod cli;
 mod daemon;
 mod engine_thread;
+mod host_check;
 mod metrics;
 mod node;
 mod notify;
@@ -22,6 +23,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     cli::Cli,
+    host_check::HostReport,
     settings::{DOCUMENTED, Settings, SettingsError},
 };
 
@@ -46,8 +48,21 @@ fn main() -> ExitCode {
     if cli.check {
         return finish(print(&format!("{} is right\n", cli.config().0.display())));
     }
+    if cli.host.check_host {
+        return check_host(&cli, &settings);
+    }
     start_log(&settings);
     finish(daemon::run(&settings))
+}
+
+/// Prints what about this machine helps or hinders; a problem is a failure.
+fn check_host(cli: &Cli, settings: &Settings) -> ExitCode {
+    let report = HostReport::new(settings, cli.config().0, cli.host.uplink.clone());
+    let text = if cli.host.json { report.to_json() } else { Ok(report.to_text()) };
+    match text.map_err(anyhow::Error::from).and_then(|text| print(&text)) {
+        Ok(()) if report.has_problem() => ExitCode::from(FAILED),
+        printed => finish(printed),
+    }
 }
 
 /// Logs to standard error, where a service manager takes it from.

@@ -6,12 +6,7 @@
 use std::{cmp::Reverse, collections::BTreeSet, fs};
 
 use anyhow::{Context, bail};
-use hwlocality::{
-    Topology,
-    cpu::binding::CpuBindingFlags,
-    object::{TopologyObject, types::ObjectType},
-};
-use vrouter::placement::WorkerPlace;
+use vrouter::{placement::WorkerPlace, topology::Topology};
 
 /// Where the kernel says which CPUs its scheduler leaves alone.
 const ISOLATED: &str = "/sys/devices/system/cpu/isolated";
@@ -60,27 +55,21 @@ fn in_order(mut cpus: Vec<Cpu>) -> Vec<Cpu> {
 }
 
 fn available() -> anyhow::Result<Vec<Cpu>> {
-    let topology = Topology::new()?;
-    let allowed = topology.cpu_binding(CpuBindingFlags::PROCESS)?;
+    let topology = Topology::of_this_host()?;
+    let allowed: BTreeSet<_> =
+        core_affinity::get_core_ids().into_iter().flatten().map(|core| core.id).collect();
     let isolated = parse_list(&fs::read_to_string(ISOLATED).unwrap_or_default());
-    let mut cpus = Vec::new();
-    for unit in topology.objects_with_type(ObjectType::PU) {
-        let Some(index) = unit.os_index() else { continue };
-        let is_allowed = unit.cpuset().is_some_and(|set| allowed.includes(set));
-        // The scheduler starts nothing on isolated CPUs, but a thread may be pinned there.
-        if !is_allowed && !isolated.contains(&index) {
-            continue;
-        }
-        let core = unit.ancestors().find(|object| object.object_type() == ObjectType::Core);
-        let numa_node = unit.nodeset().and_then(|set| set.first_set());
-        cpus.push(Cpu {
+    // The scheduler starts nothing on isolated CPUs, but a thread may be pinned there.
+    let usable = topology.cpus().filter(|cpu| allowed.contains(cpu) || isolated.contains(cpu));
+    Ok(usable
+        .map(|index| Cpu {
             index,
-            core: core.map_or(index, TopologyObject::logical_index),
-            numa_node: numa_node.and_then(|node| u32::try_from(usize::from(node)).ok()),
+            // A core goes by its first CPU.
+            core: topology.siblings(index).chain([index]).min().unwrap_or(index),
+            numa_node: topology.numa_node(index),
             is_isolated: isolated.contains(&index),
-        });
-    }
-    Ok(cpus)
+        })
+        .collect())
 }
 
 /// A list of CPUs as the kernel writes it: `2-3,6`.
