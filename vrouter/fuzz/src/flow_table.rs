@@ -37,6 +37,8 @@ impl Action for Number {
 struct Known {
     forward: FlowKey,
     actions: [Number; 2],
+    /// The first of its actions: later ones are its own if they are in `given` under its key.
+    since: u64,
     version: u32,
     scopes: Scopes,
 }
@@ -48,11 +50,13 @@ struct Model {
     version: u32,
     now: u32,
     next_action: u64,
+    /// The connection, by its forward key, that each action was given to.
+    given: HashMap<u64, FlowKey>,
     /// By the key of either direction.
     known: HashMap<FlowKey, Known>,
     inserted: u64,
     removed: u64,
-    /// References of earlier operations, whatever became of their connections since, and the key
+    /// References since the last quiescent point, whatever became of their connections, and the key
     /// that each was for.
     held: Vec<(FlowRef, FlowKey)>,
 }
@@ -84,7 +88,8 @@ impl Model {
             scopes: ScopeVersions::new(0),
             version: 1,
             now: 0,
-            next_action: 1,
+            next_action: 0,
+            given: HashMap::new(),
             known: HashMap::new(),
             inserted: 0,
             removed: 0,
@@ -134,7 +139,9 @@ impl Model {
         match self.workers[worker].insert_pair(&new) {
             InsertOutcome::Inserted(flow) => {
                 self.inserted += 1;
-                let known = Known { forward: key, actions, version: self.version, scopes };
+                let since = actions[0].0;
+                let known = Known { forward: key, actions, since, version: self.version, scopes };
+                self.give(key, actions);
                 self.known.insert(key, known);
                 self.known.insert(reply, known);
                 assert_eq!(flow.direction(), Direction::Forward);
@@ -200,14 +207,21 @@ impl Model {
         self.hold(flow, key);
     }
 
-    /// A reference from before leads to its connection as it is now, or nowhere.
+    /// A reference from before leads nowhere, or to its connection: by an action that it has or had,
+    /// since nothing that a reader may hold is changed under it.
     fn record_held(&mut self, worker: usize, facts: &PacketFacts, which: u8) {
         let Some((flow, key)) = self.held.get(usize::from(which)).copied() else { return };
-        let direction = usize::from(flow.direction() == Direction::Reply);
         if let Some(recorded) = self.workers[worker].record(flow, facts, self.now) {
+            let Number(action) = recorded.action;
             let known = self.known.get(&key).expect("it leads to what was removed");
-            assert_eq!(recorded.action, known.actions[direction]);
+            assert_eq!(self.given.get(&action), Some(&known.forward));
+            assert!(action >= known.since, "an action of an earlier connection");
+            assert_eq!(action % 2 == 0, flow.direction() == Direction::Forward);
         }
+    }
+
+    fn give(&mut self, forward: FlowKey, actions: [Number; 2]) {
+        self.given.extend(actions.map(|Number(action)| (action, forward)));
     }
 
     fn hold(&mut self, flow: FlowRef, key: FlowKey) {
@@ -225,6 +239,7 @@ impl Model {
             Revalidation::Revalidated(renewed) => {
                 let before = self.known[&key];
                 let known = Known { actions, version: self.version, scopes, ..before };
+                self.give(before.forward, actions);
                 self.known.insert(before.forward, known);
                 self.known.insert(before.forward.reversed(), known);
                 assert_eq!(self.look_up(worker, key), Some(renewed));
@@ -264,7 +279,9 @@ impl Model {
                 self.workers[worker].expire(self.now, u32::from(arguments[3]));
             }
         }
+        // All references are given up.
         self.workers.iter_mut().for_each(FlowWorker::quiesce);
+        self.held.clear();
     }
 
     fn finish(self) {
