@@ -6,12 +6,7 @@
 //! far side's tx ring or in its fill ring, and moves between them by value.
 
 #![expect(unsafe_code, reason = "the interface of xsk-rs")]
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panic")]
 
 #[path = "../../vrouter/tests/support/namespace.rs"]
 mod namespace;
