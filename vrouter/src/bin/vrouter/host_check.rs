@@ -8,7 +8,7 @@ use vrouter::{
     memory::RegionConfig,
 };
 
-use crate::settings::Settings;
+use crate::{node::places, settings::Settings};
 
 /// What was found, and how bad the worst of it is.
 pub(crate) struct HostReport(Vec<Finding>);
@@ -30,7 +30,7 @@ impl HostReport {
     pub(crate) fn new(settings: &Settings, config: &Path, uplink: Option<String>) -> Self {
         Self(check_host(&HostQuestion {
             uplink: uplink.or_else(|| uplink_of_control(config)),
-            worker_cpus: settings.cpus.iter().copied().map(usize::from).collect(),
+            worker_cpus: worker_cpus(settings),
             region: RegionConfig {
                 frame_count: settings.packet_memory.frames,
                 frame_bytes: settings.packet_memory.frame_bytes,
@@ -80,6 +80,12 @@ impl<'a> From<&'a Finding> for FindingRow<'a> {
             change: &finding.change,
         }
     }
+}
+
+/// The CPUs that the workers would get; none if they cannot all get one.
+fn worker_cpus(settings: &Settings) -> Vec<usize> {
+    let places = places::choose(settings.workers, &settings.cpus);
+    places.into_iter().flatten().filter_map(|place| place.cpu).collect()
 }
 
 /// The interface that control would use.

@@ -12,7 +12,7 @@
 
 mod answers;
 mod openers;
-mod places;
+pub(crate) mod places;
 mod queries;
 mod tunnels;
 

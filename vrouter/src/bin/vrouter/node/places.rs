@@ -25,7 +25,7 @@ struct Cpu {
 /// # Errors
 ///
 /// Fails if a named CPU is not to be had, or there are fewer CPUs than workers.
-pub(super) fn choose(workers: u16, named: &[u16]) -> anyhow::Result<Vec<WorkerPlace>> {
+pub(crate) fn choose(workers: u16, named: &[u16]) -> anyhow::Result<Vec<WorkerPlace>> {
     let cpus = available().context("cannot look at this machine's CPUs")?;
     let known = || cpus.iter().map(|cpu| cpu.index.to_string()).collect::<Vec<_>>().join(", ");
     let place = |cpu: &Cpu| WorkerPlace { cpu: Some(cpu.index), numa_node: cpu.numa_node };
