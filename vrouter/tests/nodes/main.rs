@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod engine_node;
+mod lab;
 mod linux_node;
 #[path = "../support/namespace.rs"]
 mod namespace;

@@ -11,8 +11,8 @@ use crate::{
     traffic::{assert_pings, assert_tcp},
 };
 
-const ONE: Node = Node(1);
-const TWO: Node = Node(2);
+pub(crate) const ONE: Node = Node(1);
+pub(crate) const TWO: Node = Node(2);
 
 /// The namespaces of two nodes, joined by the underlay.
 fn underlay() -> [Namespace; 2] {
@@ -23,7 +23,7 @@ fn underlay() -> [Namespace; 2] {
 
 /// A place that sends and receives: its namespace and its addresses of both families.
 #[derive(Clone, Copy)]
-struct Place<'a>(&'a Namespace, [IpAddr; 2]);
+pub(crate) struct Place<'a>(&'a Namespace, [IpAddr; 2]);
 
 impl<'a> From<&'a Pod> for Place<'a> {
     fn from(pod: &'a Pod) -> Self {
@@ -32,7 +32,7 @@ impl<'a> From<&'a Pod> for Place<'a> {
 }
 
 /// Pings and TCP, over both families, with the source address kept.
-fn assert_reaches(from: Place<'_>, to: Place<'_>) {
+pub(crate) fn assert_reaches(from: Place<'_>, to: Place<'_>) {
     for (source, target) in from.1.into_iter().zip(to.1) {
         assert_pings(from.0, target);
         assert_tcp(from.0, source, to.0, target);

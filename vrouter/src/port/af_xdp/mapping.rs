@@ -4,7 +4,7 @@
 //!
 //! Maps the kernel's rings and points [`RingMemory`] into them. It is sound because the offsets and the length are those that
 //! the kernel names for this very socket, and because a [`MappedRing`] keeps its mapping for as long as the ring that
-//! points into it. The kernel's pages stay when the socket is closed.
+//! points into it. A mapping keeps its socket open: to close one, drop its rings as well as its descriptor.
 #![expect(unsafe_code, reason = "maps memory shared with the kernel")]
 
 use std::{

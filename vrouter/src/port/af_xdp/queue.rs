@@ -70,16 +70,17 @@ pub(super) struct Binding {
 #[derive(Debug)]
 pub struct AfXdpQueue {
     ledger: Ledger,
-    rings: Rings,
-    phase: Phase,
+    /// Gone when the queue is closed.
+    live: Option<Live>,
+    /// There when the queue is closed and the kernel is done with it.
+    done: Option<KernelDone>,
     probe: Option<ReleaseProbe>,
     port: PortRef,
     checksum: Checksum,
+    limits: Limits,
     is_zero_copy: bool,
-    is_multi_buffer: bool,
     fill_frames: u32,
     tx_entries: u32,
-    frame_bytes: u32,
     /// Frames lent for receiving.
     rx_lent: u32,
     /// Frames lent for sending.
@@ -88,14 +89,19 @@ pub struct AfXdpQueue {
     drain_calls: u32,
 }
 
-/// What has become of the socket.
+/// What ties a queue to the kernel. A ring's mapping keeps the socket open as well as its descriptor does, so that all of it
+/// has to go for the socket to be closed.
 #[derive(Debug)]
-enum Phase {
-    Open(Arc<Socket>),
-    /// Closed; the kernel may still use frames.
-    Closing,
-    /// The kernel receives into nothing any more.
-    Released(KernelDone),
+struct Live {
+    rings: Rings,
+    socket: Arc<Socket>,
+}
+
+/// What a packet may look like.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    frame_bytes: u32,
+    is_multi_buffer: bool,
 }
 
 /// The segments of a packet whose last one is yet to come. The kernel publishes a packet as a whole, but a burst may be full
@@ -110,19 +116,18 @@ struct Assembly {
 impl AfXdpQueue {
     /// A queue that is not bound to a device yet, with its receive ring filled.
     pub(super) fn new(region: Arc<Region>, parts: QueueParts, pool: &mut FramePool) -> Self {
-        let frame_bytes = region.frame_bytes();
+        let limits = Limits { frame_bytes: region.frame_bytes(), is_multi_buffer: false };
         let mut queue = Self {
             ledger: Ledger::new(region),
-            rings: parts.rings,
-            phase: Phase::Open(Arc::new(parts.socket)),
+            live: Some(Live { rings: parts.rings, socket: Arc::new(parts.socket) }),
+            done: None,
             probe: None,
             port: parts.port,
             checksum: parts.checksum,
+            limits,
             is_zero_copy: false,
-            is_multi_buffer: false,
             fill_frames: parts.fill_frames,
             tx_entries: parts.entries.tx,
-            frame_bytes,
             rx_lent: 0,
             tx_lent: 0,
             assembly: Assembly::default(),
@@ -139,16 +144,13 @@ impl AfXdpQueue {
     /// tells when.
     pub(super) fn bound(&mut self, binding: Binding, probe: Option<ReleaseProbe>) {
         self.is_zero_copy = binding.is_zero_copy;
-        self.is_multi_buffer = binding.is_multi_buffer;
+        self.limits.is_multi_buffer = binding.is_multi_buffer;
         self.probe = probe;
     }
 
     /// The socket, for those who steer frames to it and read its counters; gone once the queue is closed.
     pub(super) fn socket(&self) -> Weak<Socket> {
-        match &self.phase {
-            Phase::Open(socket) => Arc::downgrade(socket),
-            Phase::Closing | Phase::Released(_) => Weak::new(),
-        }
+        self.live.as_ref().map_or_else(Weak::new, |live| Arc::downgrade(&live.socket))
     }
 
     /// Frames that the kernel holds.
@@ -159,51 +161,53 @@ impl AfXdpQueue {
 
     /// Takes sent frames back.
     fn reclaim(&mut self, pool: &mut FramePool) {
-        for _ in 0..self.rings.completion.available() {
-            let Some(address) = self.rings.completion.pop() else { break };
+        let Some(Live { rings, .. }) = &mut self.live else { return };
+        for _ in 0..rings.completion.available() {
+            let Some(address) = rings.completion.pop() else { break };
             if let Some(frame) = self.ledger.take_back(address) {
                 self.tx_lent = self.tx_lent.saturating_sub(1);
                 pool.free(frame);
             }
         }
-        self.rings.completion.release();
+        rings.completion.release();
     }
 
     /// Gives the kernel frames to receive into.
     fn refill(&mut self, pool: &mut FramePool) {
         let missing = self.fill_frames.saturating_sub(self.rx_lent);
+        let Some(Live { rings, .. }) = &mut self.live else { return };
         if missing < REFILL_FRAMES_MIN.min(self.fill_frames) || missing == 0 {
             return;
         }
         let missing = missing.min(REFILL_FRAMES_MAX);
-        for _ in 0..missing.min(self.rings.fill.free_slots(missing)) {
+        for _ in 0..missing.min(rings.fill.free_slots(missing)) {
             let Some(frame) = pool.allocate() else { break };
             let address = self.ledger.lend(frame);
             // There is a free slot, so the push succeeds; were it not so, the ledger would still know the frame.
-            if self.rings.fill.push(address) {
+            if rings.fill.push(address) {
                 self.rx_lent += 1;
             }
         }
-        self.rings.fill.publish();
+        rings.fill.publish();
     }
 
     /// Calls the kernel if it asked for it.
     fn wake(&mut self) -> Result<(), PeerGone> {
-        let Phase::Open(socket) = &self.phase else { return Ok(()) };
-        if self.is_zero_copy && self.rings.fill.needs_wakeup() {
+        let Some(Live { rings, socket }) = &mut self.live else { return Ok(()) };
+        if self.is_zero_copy && rings.fill.needs_wakeup() {
             still_there(socket.wake_rx())?;
         }
-        if self.tx_lent == 0 || !self.rings.tx.needs_wakeup() {
+        if self.tx_lent == 0 || !rings.tx.needs_wakeup() {
             return Ok(());
         }
-        let mut waiting = self.rings.tx.unconsumed();
+        let mut waiting = rings.tx.unconsumed();
         // One call sends a batch at least, or tells by no progress that the device takes no more for now.
         for _ in 0..=self.tx_entries / COPY_MODE_TX_BATCH {
             if waiting == 0 {
                 return Ok(());
             }
             still_there(socket.wake_tx())?;
-            let left = self.rings.tx.unconsumed();
+            let left = rings.tx.unconsumed();
             if left >= waiting || self.is_zero_copy {
                 return Ok(());
             }
@@ -212,58 +216,19 @@ impl AfXdpQueue {
         Ok(())
     }
 
-    /// Where in its frame a descriptor's bytes start, and how many there are.
-    #[expect(clippy::cast_possible_truncation, reason = "both are at most a frame, 4096 bytes")]
-    fn place(&self, descriptor: &XdpDesc) -> (u16, u16) {
-        let offset = descriptor.addr & u64::from(self.frame_bytes - 1);
-        let len = descriptor.len.min(self.frame_bytes - offset as u32);
-        (offset as u16, len as u16)
-    }
-
-    /// How many descriptors the packet takes; `None` if this queue cannot send it at all.
-    fn descriptors(&self, packet: &Packet) -> Option<u32> {
-        let end = u32::from(packet.offset()) + u32::from(packet.linear_bytes());
-        if packet.total_bytes() < FRAME_BYTES_MIN
-            || packet.linear_bytes() == 0
-            || end > self.frame_bytes
-        {
-            return None;
-        }
-        if packet.is_chained() { self.descriptors_of_chain(packet) } else { Some(1) }
-    }
-
-    #[cold]
-    fn descriptors_of_chain(&self, packet: &Packet) -> Option<u32> {
-        let (mut count, mut is_sendable) = (0_u32, self.is_multi_buffer);
-        packet.for_each_segment(self.ledger.region(), |bytes| {
-            count += 1;
-            is_sendable &= !bytes.is_empty();
-        });
-        (is_sendable && count as usize <= SEGMENTS_MAX).then_some(count)
-    }
-
-    /// Puts a packet into the tx ring, which must have room for all of its descriptors.
-    fn send(&mut self, packet: Packet) {
-        let Self { ledger, rings, tx_lent, .. } = self;
-        ledger.lend_packet(packet, |addr, len, is_continued| {
-            let options =
-                if is_continued { XdpDescOptions::XDP_PKT_CONTD } else { XdpDescOptions::empty() };
-            if rings.tx.push(XdpDesc { addr, len, options }) {
-                *tx_lent += 1;
-            }
-        });
-    }
-
     /// Goes on past packets at the front that this queue cannot send: they stay in the burst, the others go.
     #[cold]
     fn send_around(&mut self, burst: &mut Burst) -> usize {
+        let Self { live: Some(Live { rings, .. }), ledger, limits, tx_lent, .. } = self else {
+            return 0;
+        };
         let mut kept = Burst::new();
         let mut sent = 0;
         let mut is_full = false;
         for packet in std::mem::take(burst) {
-            match self.descriptors(&packet) {
-                Some(count) if !is_full && count <= self.rings.tx.free_slots(count) => {
-                    self.send(packet);
+            match limits.descriptors(&packet, ledger.region()) {
+                Some(count) if !is_full && count <= rings.tx.free_slots(count) => {
+                    send(packet, ledger, rings, tx_lent);
                     sent += 1;
                 }
                 count => {
@@ -277,50 +242,83 @@ impl AfXdpQueue {
         sent
     }
 
-    fn drained(&mut self, pool: &mut FramePool) {
-        if let Phase::Released(done) = &self.phase {
-            while let Some(frame) = self.ledger.reclaim_any(done) {
-                pool.free(frame);
-            }
-            (self.rx_lent, self.tx_lent) = (0, 0);
-        }
+    /// Frames under way out: the kernel took their descriptors, but has not returned them.
+    fn tx_in_flight(&mut self) -> u32 {
+        let unconsumed = self.live.as_mut().map_or(0, |live| live.rings.tx.unconsumed());
+        self.tx_lent.saturating_sub(unconsumed)
     }
 
     /// Closes the socket, unless somebody reads its counters this very moment.
     fn close(&mut self) {
-        let Phase::Open(socket) = std::mem::replace(&mut self.phase, Phase::Closing) else {
-            return;
-        };
+        let Some(Live { rings, socket }) = self.live.take() else { return };
         match Arc::try_unwrap(socket) {
-            Ok(socket) if self.is_zero_copy => drop(socket),
-            Ok(socket) => self.phase = Phase::Released(socket.close_copy_mode()),
-            Err(socket) => self.phase = Phase::Open(socket),
+            Ok(socket) if self.is_zero_copy => drop((rings, socket)),
+            Ok(socket) => self.done = Some(socket.close_copy_mode(rings)),
+            Err(socket) => self.live = Some(Live { rings, socket }),
         }
     }
+}
 
-    /// Frames under way out: the kernel took their descriptors, but has not returned them.
-    fn tx_in_flight(&mut self) -> u32 {
-        self.tx_lent.saturating_sub(self.rings.tx.unconsumed())
+/// Puts a packet into the tx ring, which must have room for all of its descriptors.
+fn send(packet: Packet, ledger: &mut Ledger, rings: &mut Rings, tx_lent: &mut u32) {
+    ledger.lend_packet(packet, |addr, len, is_continued| {
+        let options =
+            if is_continued { XdpDescOptions::XDP_PKT_CONTD } else { XdpDescOptions::empty() };
+        if rings.tx.push(XdpDesc { addr, len, options }) {
+            *tx_lent += 1;
+        }
+    });
+}
+
+impl Limits {
+    /// Where in its frame a descriptor's bytes start, and how many there are.
+    #[expect(clippy::cast_possible_truncation, reason = "both are at most a frame, 4096 bytes")]
+    fn place(self, descriptor: &XdpDesc) -> (u16, u16) {
+        let offset = descriptor.addr & u64::from(self.frame_bytes - 1);
+        let len = descriptor.len.min(self.frame_bytes - offset as u32);
+        (offset as u16, len as u16)
+    }
+
+    /// How many descriptors the packet takes; `None` if this queue cannot send it at all.
+    fn descriptors(self, packet: &Packet, region: &Region) -> Option<u32> {
+        let end = u32::from(packet.offset()) + u32::from(packet.linear_bytes());
+        if packet.total_bytes() < FRAME_BYTES_MIN
+            || packet.linear_bytes() == 0
+            || end > self.frame_bytes
+        {
+            return None;
+        }
+        if packet.is_chained() { self.descriptors_of_chain(packet, region) } else { Some(1) }
+    }
+
+    #[cold]
+    fn descriptors_of_chain(self, packet: &Packet, region: &Region) -> Option<u32> {
+        let (mut count, mut is_sendable) = (0_u32, self.is_multi_buffer);
+        packet.for_each_segment(region, |bytes| {
+            count += 1;
+            is_sendable &= !bytes.is_empty();
+        });
+        (is_sendable && count as usize <= SEGMENTS_MAX).then_some(count)
     }
 }
 
 impl PortQueue for AfXdpQueue {
     fn rx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst) -> usize {
+        let Self { live: Some(Live { rings, .. }), ledger, assembly, .. } = self else { return 0 };
         let before = burst.len();
-        for _ in 0..self.rings.rx.available() {
+        for _ in 0..rings.rx.available() {
             if burst.len() == BURST_PACKETS_MAX {
                 break;
             }
-            let Some(descriptor) = self.rings.rx.pop() else { break };
+            let Some(descriptor) = rings.rx.pop() else { break };
             // An address that is not out is a slip of the kernel: there is no frame to have.
-            let Some(frame) = self.ledger.take_back(descriptor.addr) else { continue };
+            let Some(frame) = ledger.take_back(descriptor.addr) else { continue };
             self.rx_lent = self.rx_lent.saturating_sub(1);
-            let (offset, len) = self.place(&descriptor);
+            let (offset, len) = self.limits.place(&descriptor);
             let is_continued = descriptor.options.contains(XdpDescOptions::XDP_PKT_CONTD);
-            let packet = if is_continued || self.assembly.is_under_way() {
+            let packet = if is_continued || assembly.is_under_way() {
                 let segment = Segment { frame, offset, len };
-                let region = self.ledger.region();
-                self.assembly.add(segment, is_continued, self.port, region, pool)
+                assembly.add(segment, is_continued, self.port, ledger.region(), pool)
             } else {
                 Some(Packet::new(frame, offset, len, self.port))
             };
@@ -329,16 +327,19 @@ impl PortQueue for AfXdpQueue {
                 burst.push(packet);
             }
         }
-        self.rings.rx.release();
+        rings.rx.release();
         burst.len() - before
     }
 
     fn tx_burst(&mut self, _pool: &mut FramePool, burst: &mut Burst) -> usize {
-        let mut free = self.rings.tx.free_slots(TX_SLOTS_WANTED);
+        let Self { live: Some(Live { rings, .. }), ledger, limits, tx_lent, .. } = self else {
+            return 0;
+        };
+        let mut free = rings.tx.free_slots(TX_SLOTS_WANTED);
         let mut taken = 0;
         let mut is_odd = false;
         for packet in burst.iter() {
-            let Some(count) = self.descriptors(packet) else {
+            let Some(count) = limits.descriptors(packet, ledger.region()) else {
                 is_odd = true;
                 break;
             };
@@ -349,12 +350,14 @@ impl PortQueue for AfXdpQueue {
             taken += 1;
         }
         for packet in burst.drain(..taken) {
-            self.send(packet);
+            send(packet, ledger, rings, tx_lent);
         }
         if is_odd {
             taken += self.send_around(burst);
         }
-        self.rings.tx.publish();
+        if let Some(Live { rings, .. }) = &mut self.live {
+            rings.tx.publish();
+        }
         taken
     }
 
@@ -367,31 +370,36 @@ impl PortQueue for AfXdpQueue {
     }
 
     fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
-        match &self.phase {
-            Phase::Open(socket) => Some(socket.as_fd()),
-            Phase::Closing | Phase::Released(_) => None,
-        }
+        self.live.as_ref().map(|live| live.socket.as_fd())
     }
 
     fn drain(&mut self, pool: &mut FramePool) -> usize {
         self.assembly.discard(pool);
         self.reclaim(pool);
-        if let Phase::Open(_) = self.phase {
-            let is_gone = self.wake().is_err();
+        if self.live.is_some() {
             self.drain_calls += 1;
-            if self.tx_lent == 0 || is_gone || self.drain_calls > DRAIN_TX_CALLS_MAX {
+            let is_gone = self.wake().is_err();
+            let has_waited = self.drain_calls > DRAIN_TX_CALLS_MAX;
+            // Copied packets that the kernel is sending come back, sooner or later. What a NIC holds of its own comes back
+            // with the queue, and what was never taken is ours.
+            let is_idle = self.tx_lent == 0
+                || (is_gone || has_waited) && (self.is_zero_copy || self.tx_in_flight() == 0);
+            if is_idle {
                 self.close();
             }
         }
-        if let (Phase::Closing, Some(probe)) = (&self.phase, &mut self.probe) {
+        if self.live.is_none()
+            && let Some(probe) = &mut self.probe
             // An error (no memory to pin, say) passes; the frames stay in quarantine until then.
-            if let Ok(Some(done)) = probe.is_released(self.ledger.region()) {
-                self.probe = None;
-                self.phase = Phase::Released(done);
-            }
+            && let Ok(Some(done)) = probe.is_released(self.ledger.region())
+        {
+            self.probe = None;
+            self.done = Some(done);
         }
-        if self.is_zero_copy || self.tx_in_flight() == 0 {
-            self.drained(pool);
+        if let Some(done) = &self.done {
+            while let Some(frame) = self.ledger.reclaim_any(done) {
+                pool.free(frame);
+            }
         }
         self.ledger.lent_count() as usize
     }

@@ -148,12 +148,13 @@ impl Socket {
         retry_while_busy(|| bind(&self.descriptor, &address))
     }
 
-    /// Closes a socket in copy mode.
+    /// Closes a socket in copy mode, of which `rings` are the only mappings.
     ///
-    /// When the last descriptor of such a socket is closed, the kernel unhooks it from its device and waits for every
-    /// receive path that is under way: after that nothing is received into the UMEM any more. Sending copies first, except
-    /// on devices that send from the UMEM's pages: of those frames the completion ring tells.
-    pub(super) fn close_copy_mode(self) -> KernelDone {
+    /// When the last reference to such a socket goes (a mapping is one), the kernel unhooks it from its device and waits for
+    /// every receive path that is under way: after that nothing is received into the UMEM any more. Sending copies first,
+    /// except on devices that send from the UMEM's pages: the caller has waited for what was under way.
+    pub(super) fn close_copy_mode(self, rings: Rings) -> KernelDone {
+        drop(rings);
         drop(self);
         KernelDone(())
     }
