@@ -57,6 +57,8 @@ pub(crate) struct Node {
     /// What the underlay was asked to follow.
     remotes: BTreeSet<IpAddr>,
     ways: BTreeMap<IpAddr, Way>,
+    /// What the engine was told last of each remote end.
+    adjacencies: BTreeMap<IpAddr, Adjacency>,
     /// Random, so that a client knows another instance from this one.
     instance_id: u64,
 }
@@ -91,6 +93,7 @@ impl Node {
             underlay_error,
             remotes: BTreeSet::new(),
             ways: BTreeMap::new(),
+            adjacencies: BTreeMap::new(),
             instance_id: random(),
         })
     }
@@ -113,6 +116,7 @@ impl Node {
     pub(crate) fn apply(&mut self, batch: Batch) -> Result<ApplyResponse, ApplyError> {
         let applied = self.engine.apply(batch)?;
         self.follow_remotes();
+        self.tell_adjacencies();
         let error = |error: vrouter::engine::PortError| PortError {
             port: error.port,
             message: error.message,
@@ -161,6 +165,7 @@ impl Node {
         }
         for gone in self.remotes.difference(&remotes) {
             self.ways.remove(gone);
+            self.adjacencies.remove(gone);
             self.engine.set_adjacency(*gone, Adjacency::Unresolved);
         }
         if let Some(underlay) = &mut self.underlay {
@@ -203,7 +208,23 @@ impl Node {
             Way::Unresolved(obstacle) => tracing::warn!(%remote, %obstacle, "not reached"),
         }
         self.ways.insert(remote, way);
-        self.engine.set_adjacency(remote, self.adjacency(remote));
+        self.tell_adjacency(remote);
+    }
+
+    /// Looks for the port of each way again: a batch may bring the port after its way was found, or move it.
+    fn tell_adjacencies(&mut self) {
+        let remotes: Vec<_> = self.ways.keys().copied().collect();
+        for remote in remotes {
+            self.tell_adjacency(remote);
+        }
+    }
+
+    /// Tells the engine how `remote` is reached, unless it knows.
+    fn tell_adjacency(&mut self, remote: IpAddr) {
+        let adjacency = self.adjacency(remote);
+        if self.adjacencies.insert(remote, adjacency) != Some(adjacency) {
+            self.engine.set_adjacency(remote, adjacency);
+        }
     }
 
     /// How tunnels reach `remote`: its next hop must be behind one of our ports.
