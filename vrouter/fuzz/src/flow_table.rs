@@ -203,12 +203,14 @@ impl Model {
         let direction = usize::from(flow.direction() == Direction::Reply);
         if let Some(recorded) = self.workers[worker].record(flow, facts, self.now) {
             assert_eq!(recorded.action, self.known[&key].actions[direction]);
+            self.hold(flow, key);
+        } else {
+            self.notice_removal(key);
         }
-        self.hold(flow, key);
     }
 
-    /// A reference from before leads nowhere, or to its connection: by an action that it has or had,
-    /// since nothing that a reader may hold is changed under it.
+    /// A reference from before leads nowhere, or to its connection: by an action that it has or
+    /// had, since nothing that a reader may hold is changed under it.
     fn record_held(&mut self, worker: usize, facts: &PacketFacts, which: u8) {
         let Some((flow, key)) = self.held.get(usize::from(which)).copied() else { return };
         if let Some(recorded) = self.workers[worker].record(flow, facts, self.now) {
@@ -217,6 +219,20 @@ impl Model {
             assert_eq!(self.given.get(&action), Some(&known.forward));
             assert!(action >= known.since, "an action of an earlier connection");
             assert_eq!(action % 2 == 0, flow.direction() == Direction::Forward);
+        } else {
+            self.notice_removal(key);
+        }
+    }
+
+    /// A packet that opens a closed connection anew from its other side ends it: the table counts
+    /// that as a removal.
+    fn notice_removal(&mut self, key: FlowKey) {
+        let removed = self.table.counters().removed;
+        if removed != self.removed {
+            self.removed += 1;
+            assert_eq!(removed, self.removed);
+            self.known.remove(&key);
+            self.known.remove(&key.reversed());
         }
     }
 
