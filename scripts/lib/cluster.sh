@@ -69,7 +69,11 @@ write_config() {
     cat >"$dir/vrouter.toml" <<TOML
 [engine]
 socket = "$dir/run/engine.sock"
+# Nodes share this machine: each engine has a core of its own while there are enough.
+cpus = [$((($(node_number "$node") - 1) % $(nproc)))]
 metrics = ""
+# Nothing is left behind, not even a pinned program.
+bpf_folder = ""
 
 [control]
 node_name = "node-$node"
@@ -123,14 +127,22 @@ add_pod() {
 }
 del_pod() { cni "$1" DEL "$2"; }
 
+# is_running_as PID PROGRAM: the process is there, is no zombie, and is still that program (the kernel keeps 15 bytes of its name).
+is_running_as() {
+    [ "$(cat "/proc/$1/comm" 2>/dev/null)" = "${2:0:15}" ] && ! grep -q '^State:.*Z' "/proc/$1/status" 2>/dev/null
+}
+has_ended() { ! is_running_as "$@"; }
+
 # stop_cluster: ends what was started, removes what was made. Safe to call twice, and when half of it exists.
 stop_cluster() {
     local pid name
     if [ -e "$state/pids" ]; then
         # Last started, first stopped: control before the engine.
-        while read -r pid name; do kill "$pid" 2>/dev/null || true; done < <(tac "$state/pids")
         while read -r pid name; do
-            wait_for 20 "$name to end" eval "! kill -0 $pid" || kill -KILL "$pid" 2>/dev/null || true
+            is_running_as "$pid" "${name#*/}" && kill "$pid" 2>/dev/null || true
+        done < <(tac "$state/pids")
+        while read -r pid name; do
+            wait_for 20 "$name to end" has_ended "$pid" "${name#*/}" || kill -KILL "$pid" 2>/dev/null || true
         done <"$state/pids"
         rm -f "$state/pids"
     fi

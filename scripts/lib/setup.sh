@@ -24,7 +24,7 @@ need_packages() {
 need_rust() {
     local wanted have
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
-    command -v cargo >/dev/null || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH
+    command -v cargo >/dev/null || [ ! -x "${HOME:-/root}/.cargo/bin/cargo" ] || PATH=${HOME:-/root}/.cargo/bin:$PATH
     command -v cargo >/dev/null ||
         fail "no Rust toolchain: install $wanted or later with rustup (https://rustup.rs): curl -sSf https://sh.rustup.rs | sh"
     have=$(cargo --version | cut -d ' ' -f 2)
