@@ -233,8 +233,9 @@ impl FileState {
 fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
     let found = fs::metadata(path).ok()?;
     let written = found.modified().ok()?;
-    let is_at_rest = SystemTime::now().duration_since(written).is_ok_and(|age| age > STAMP_REST);
-    is_at_rest.then_some((written, found.len()))
+    // A time in the future is as good as one in the past: the next change will show another.
+    let age = SystemTime::now().duration_since(written).unwrap_or_else(|ahead| ahead.duration());
+    (age > STAMP_REST).then_some((written, found.len()))
 }
 
 /// Reads a folder once: the cluster it describes and everything that is wrong with it.

@@ -6,8 +6,14 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::{sync::mpsc, time::timeout};
+use notify::{
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode},
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
+};
 
 use crate::{
     cluster::Cluster,
@@ -28,7 +34,7 @@ const REST_MAX: Duration = Duration::from_secs(1);
 const RESCAN: Duration = Duration::from_secs(5);
 
 /// How often leftovers are looked for.
-const SWEEP_EVERY_RESCANS: u32 = 6;
+const SWEEP: Duration = Duration::from_secs(30);
 
 /// The source of the cluster, and what was read from it.
 #[derive(Debug)]
@@ -97,25 +103,31 @@ impl Daemon {
         self.set_problems(Topic::HostPort, errors.iter().map(ToString::to_string).collect());
     }
 
-    /// Follows the source for as long as the process lives.
-    pub async fn follow(&self, mut source: Source) {
-        let mut rescans = 0_u32;
+    /// Follows the source, and looks for leftovers now and then, for as long as the process lives.
+    pub async fn follow(&self, source: Source) {
+        tokio::join!(self.follow_source(source), self.sweep_now_and_then());
+    }
+
+    async fn follow_source(&self, mut source: Source) {
         let mut watch = Watch::start(source.folder.path());
         loop {
             let was_told = watch.changed().await;
             if let Err(error) = self.reload(&mut source).await {
                 tracing::debug!(%error, "the last state stays in force");
             }
-            if was_told {
-                continue;
-            }
-            if !watch.is_alive() {
+            if !was_told && !watch.is_alive() {
                 watch = Watch::start(source.folder.path());
             }
-            rescans = rescans.wrapping_add(1);
-            if rescans.is_multiple_of(SWEEP_EVERY_RESCANS)
-                && let Err(error) = self.sweep().await
-            {
+        }
+    }
+
+    /// Keeps its own time: however restless the folder is, leftovers go.
+    async fn sweep_now_and_then(&self) {
+        let mut ticks = interval_at(Instant::now() + SWEEP, SWEEP);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = self.sweep().await {
                 tracing::warn!(%error, "cannot look for leftovers");
             }
         }
@@ -132,8 +144,10 @@ impl Watch {
     fn start(path: &Path) -> Self {
         // One event waiting says as much as many.
         let (sender, events) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |_| {
-            let _ = sender.try_send(());
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            if event.as_ref().map_or(true, is_change) {
+                let _ = sender.try_send(());
+            }
         });
         let watcher = watcher.and_then(|mut watcher| {
             watcher.watch(path, RecursiveMode::NonRecursive)?;
@@ -164,5 +178,36 @@ impl Watch {
         // Restless or not, by then it is read.
         let _ = timeout(REST_MAX, rest).await;
         true
+    }
+}
+
+/// Whether an event may be of a change. Our own reading is announced too: listened to, each reading
+/// would lead to the next.
+fn is_change(event: &Event) -> bool {
+    match event.kind {
+        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn reading_the_folder_is_no_change_and_writing_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.yaml");
+        fs::write(&file, "").unwrap();
+        let mut watch = Watch::start(folder.path());
+        assert!(watch.is_alive());
+        fs::read_dir(folder.path()).unwrap().for_each(drop);
+        fs::read(&file).unwrap();
+        // What was read is announced, if at all, long before it is time to look anyway.
+        assert!(!watch.changed().await);
+        fs::write(&file, "x").unwrap();
+        assert!(watch.changed().await);
     }
 }

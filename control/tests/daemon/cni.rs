@@ -114,6 +114,20 @@ async fn del_succeeds_without_add_and_without_a_namespace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_ends_without_a_del_gives_its_address_back_without_a_restart() {
+    need_namespaces!();
+    let (mut node, engine) = start(RANGES).await;
+    let pod = node.add_pod("web");
+    node.verb("ADD", "web").succeed().await;
+    delete_namespace(&pod);
+    let is_free = |status: &control_api::node::Status| {
+        status.attachments == 0 && status.ranges.iter().all(|range| range.used == 0)
+    };
+    node.until_status("the address is back", is_free).await;
+    assert_nothing_is_left(&node, &engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_add_that_fails_leaves_nothing() {
     need_namespaces!();
     let (mut node, engine) = start(RANGES).await;
