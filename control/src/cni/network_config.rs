@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use super::{CniError, VERSIONS};
@@ -50,10 +50,11 @@ struct Fields {
     #[serde(default)]
     name: String,
     ipam: Option<Ipam>,
-    #[serde(rename = "runtimeConfig", default)]
-    runtime: Runtime,
+    /// Decoded for the verbs that act upon it.
+    #[serde(rename = "runtimeConfig")]
+    runtime: Option<Value>,
     #[serde(rename = "prevResult")]
-    previous: Option<Map<String, Value>>,
+    previous: Option<Value>,
     dns: Option<Value>,
     #[serde(rename = "cni.dev/valid-attachments")]
     valid: Option<Vec<ValidAttachment>>,
@@ -123,26 +124,35 @@ impl CniVersion {
 }
 
 impl NetworkConfig {
-    /// Reads a configuration.
+    /// Reads a configuration as far as `verb` needs it.
+    ///
+    /// What the runtime and earlier plugins say is for ADD and CHECK only. The other verbs must
+    /// succeed after an ADD that was refused, with the same configuration.
     ///
     /// # Errors
     ///
-    /// Fails if it is not JSON of the right shape, of a version that is not spoken, or asks for
-    /// what this version does not do. Nothing that is asked for is left out silently.
-    pub fn parse(bytes: &[u8]) -> Result<Self, CniError> {
+    /// Fails if it is not JSON of the right shape, of a version that is not spoken, or asks ADD or
+    /// CHECK for what this version does not do. Nothing that is asked for is left out silently.
+    pub fn parse(bytes: &[u8], verb: &str) -> Result<Self, CniError> {
+        let builds = matches!(verb, "ADD" | "CHECK");
         let fields: Fields = serde_json::from_slice(bytes).map_err(CniError::Decode)?;
         let version = CniVersion::parse(&fields.cni_version)?;
         check_name(&fields.name)?;
-        let runtime = fields.runtime;
+        let runtime: Runtime = decode(fields.runtime.filter(|_| builds))?.unwrap_or_default();
         runtime.check_supported()?;
+        let ipam_plugin = match fields.ipam.map(Ipam::check).transpose() {
+            // ADD has refused it, so it has nothing to give back.
+            Err(_) if matches!(verb, "DEL" | "GC") => None,
+            checked => checked?.flatten(),
+        };
         let text = String::from_utf8_lossy(bytes).into_owned();
         Ok(Self {
             version,
             name: fields.name,
-            ipam_plugin: fields.ipam.map(Ipam::check).transpose()?.flatten(),
+            ipam_plugin,
             mac: runtime.mac.as_deref().map(parse_mac).transpose()?,
             addresses: parse_addresses(runtime.ips.as_deref().unwrap_or_default())?,
-            previous: fields.previous,
+            previous: decode(fields.previous.filter(|_| builds))?,
             dns: runtime.dns.map(RuntimeDns::for_result).or(fields.dns),
             valid: fields.valid.or(fields.valid_before).map(|listed| {
                 let key = |entry: ValidAttachment| AttachmentKey {
@@ -202,6 +212,10 @@ impl Ipam {
     }
 }
 
+fn decode<T: DeserializeOwned>(value: Option<Value>) -> Result<Option<T>, CniError> {
+    value.map(serde_json::from_value).transpose().map_err(CniError::Decode)
+}
+
 /// A network's name: what the specification allows (section 1).
 fn check_name(name: &str) -> Result<(), CniError> {
     let is_legal = name.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -243,7 +257,7 @@ mod tests {
     fn parse(rest: &str) -> Result<NetworkConfig, CniError> {
         let text =
             format!(r#"{{"cniVersion": "1.0.0", "name": "net", "type": "vrouter-cni"{rest}}}"#);
-        NetworkConfig::parse(text.as_bytes())
+        NetworkConfig::parse(text.as_bytes(), "ADD")
     }
 
     #[test]
@@ -266,6 +280,24 @@ mod tests {
     }
 
     #[test]
+    fn what_add_refuses_the_verbs_that_remove_do_not() {
+        for rest in [
+            r#""runtimeConfig": {"bandwidth": {"ingressRate": 1000}}"#,
+            r#""runtimeConfig": {"mac": "x", "ips": ["x"]}"#,
+            r#""runtimeConfig": {"ips": 1}"#,
+            r#""ipam": {"type": "../evil"}"#,
+            r#""prevResult": 1"#,
+        ] {
+            let text = format!(r#"{{"cniVersion": "1.1.0", "name": "net", {rest}}}"#);
+            let parse = |verb| NetworkConfig::parse(text.as_bytes(), verb);
+            assert!(parse("ADD").is_err(), "{rest}");
+            for verb in ["DEL", "GC"] {
+                assert_eq!(parse(verb).unwrap().ipam_plugin, None, "{verb}: {rest}");
+            }
+        }
+    }
+
+    #[test]
     fn what_is_not_built_is_refused_with_code_2() {
         for rest in [
             r#""bandwidth": {"ingressRate": 1000, "ingressBurst": 1000}"#,
@@ -279,12 +311,14 @@ mod tests {
 
     #[test]
     fn configurations_that_cannot_be_are_refused_by_code_and_field() {
-        assert_eq!(NetworkConfig::parse(b"{").unwrap_err().code(), 6);
-        assert_eq!(NetworkConfig::parse(br#"{"name": "x"}"#).unwrap_err().code(), 1);
+        assert_eq!(NetworkConfig::parse(b"{", "ADD").unwrap_err().code(), 6);
+        assert_eq!(NetworkConfig::parse(br#"{"name": "x"}"#, "ADD").unwrap_err().code(), 1);
         let old = br#"{"cniVersion": "0.2.0", "name": "x"}"#;
-        assert_eq!(NetworkConfig::parse(old).unwrap_err().code(), 1);
+        assert_eq!(NetworkConfig::parse(old, "ADD").unwrap_err().code(), 1);
         let unnamed = br#"{"cniVersion": "1.0.0"}"#;
-        assert!(NetworkConfig::parse(unnamed).unwrap_err().to_string().contains("name: missing"));
+        assert!(
+            NetworkConfig::parse(unnamed, "ADD").unwrap_err().to_string().contains("name: missing")
+        );
         for rest in [
             r#", "runtimeConfig": {"mac": "x"}"#,
             r#", "runtimeConfig": {"ips": ["x"]}"#,

@@ -21,7 +21,7 @@ pub struct Target {
     pub key: AttachmentKey,
     /// The container's namespace; DEL may come without one.
     pub netns: Option<PathBuf>,
-    /// What `CNI_ARGS` says.
+    /// What `CNI_ARGS` says; DEL does not ask.
     pub args: Args,
 }
 
@@ -50,13 +50,18 @@ impl Target {
             let reason = "missing: it is the path of the container's namespace".to_owned();
             return Err(CniError::Environment { variable: "CNI_NETNS", reason });
         }
+        // ADD refuses what cannot be read; the DEL that follows has to succeed all the same.
+        let args = match request.command.as_str() {
+            "DEL" => Args::default(),
+            _ => Args::parse(&request.args)?,
+        };
         Ok(Self {
             key: AttachmentKey {
                 container_id: request.container_id.clone(),
                 ifname: request.ifname.clone(),
             },
             netns,
-            args: Args::parse(&request.args)?,
+            args,
         })
     }
 

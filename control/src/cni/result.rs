@@ -136,7 +136,7 @@ mod tests {
 
     fn render(version: &str, rest: &str) -> Value {
         let text = format!(r#"{{"cniVersion": "{version}", "name": "net"{rest}}}"#);
-        let config = NetworkConfig::parse(text.as_bytes()).unwrap();
+        let config = NetworkConfig::parse(text.as_bytes(), "ADD").unwrap();
         let attachment = Attachment {
             key: AttachmentKey { container_id: "c".into(), ifname: "eth0".into() },
             phase: Phase::Ready,

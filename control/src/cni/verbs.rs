@@ -52,7 +52,7 @@ impl Daemon {
     }
 
     async fn dispatch(&self, request: &CniRequest) -> Result<Vec<u8>, CniError> {
-        let config = NetworkConfig::parse(&request.config)?;
+        let config = NetworkConfig::parse(&request.config, &request.command)?;
         let needs = |verb, needed: CniVersion| {
             if config.version >= needed {
                 return Ok(());

@@ -275,6 +275,30 @@ async fn capabilities_are_carried_out_or_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn del_succeeds_after_an_add_that_was_refused() {
+    need_namespaces!();
+    let (mut node, engine) = start(RANGES).await;
+    node.add_pod("web");
+    for runtime in [
+        json!({"bandwidth": {"ingressRate": 1000, "ingressBurst": 1000}}),
+        json!({"portMappings": [{"hostPort": 80, "containerPort": 80}]}),
+        json!({"deviceID": "0000:01:00.1"}),
+    ] {
+        let verb = |verb| node.verb(verb, "web").with("runtimeConfig", runtime.clone());
+        verb("ADD").fail(2).await;
+        verb("DEL").succeed().await;
+    }
+    for args in ["K8S_POD_NAME", "UNKNOWN=1", "MAC=x"] {
+        node.verb("ADD", "web").args(args).fail(4).await;
+        node.verb("DEL", "web").args(args).succeed().await;
+    }
+    // And it does its work.
+    node.verb("ADD", "web").succeed().await;
+    node.verb("DEL", "web").args("UNKNOWN=1").succeed().await;
+    assert_nothing_is_left(&node, &engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_of_a_manifest_gets_exactly_its_addresses() {
     need_namespaces!();
     let (mut node, _engine) = start(RANGES).await;

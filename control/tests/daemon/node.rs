@@ -301,6 +301,7 @@ impl Node {
             node: self,
             command: verb.to_owned(),
             container: format!("id-{pod}"),
+            ifname: "eth0".to_owned(),
             netns: format!("/run/netns/{}{pod}", self.tag),
             args: format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=demo;K8S_POD_NAME={pod}"),
             path: "/opt/cni/bin".to_owned(),
@@ -319,6 +320,7 @@ pub(crate) struct Verb<'a> {
     node: &'a Node,
     command: String,
     container: String,
+    ifname: String,
     netns: String,
     args: String,
     path: String,
@@ -348,6 +350,16 @@ impl Verb<'_> {
         self
     }
 
+    pub(crate) fn args(mut self, args: &str) -> Self {
+        args.clone_into(&mut self.args);
+        self
+    }
+
+    pub(crate) fn ifname(mut self, ifname: &str) -> Self {
+        ifname.clone_into(&mut self.ifname);
+        self
+    }
+
     pub(crate) fn path(mut self, path: &str) -> Self {
         path.clone_into(&mut self.path);
         self
@@ -369,7 +381,7 @@ impl Verb<'_> {
             command
                 .env("CNI_CONTAINERID", &self.container)
                 .env("CNI_NETNS", &self.netns)
-                .env("CNI_IFNAME", "eth0")
+                .env("CNI_IFNAME", &self.ifname)
                 .env("CNI_ARGS", &self.args);
         }
         let mut child = command.spawn().unwrap();
