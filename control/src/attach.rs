@@ -43,6 +43,15 @@ pub struct Wanted {
     pub addresses: Vec<IpAddr>,
 }
 
+/// An attachment that is made.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    /// As it is recorded.
+    pub attachment: Attachment,
+    /// The gateways that have become the container's default: at most one of each family.
+    pub defaults: Vec<IpAddr>,
+}
+
 impl Daemon {
     /// Makes an attachment, up to the engine's acknowledgement. Undoes all if a step fails.
     ///
@@ -52,7 +61,7 @@ impl Daemon {
     ///
     /// Fails if it exists, no address is left, the kernel or the engine refuses, or the engine is
     /// away.
-    pub(crate) async fn attach(&self, wanted: Wanted) -> Result<Attachment, CniError> {
+    pub(crate) async fn attach(&self, wanted: Wanted) -> Result<Attached, CniError> {
         let netns = NetworkNamespace::open(Path::new(&wanted.attachment.netns))?;
         if netns.is_our_own()? {
             let reason = "it is the node's own namespace, which needs no attachment".to_owned();
@@ -64,7 +73,7 @@ impl Daemon {
         fault::place("add-recorded");
         let key = attachment.key.clone();
         match self.build(attachment, &netns, &node).await {
-            Ok(attachment) => Ok(attachment),
+            Ok(attached) => Ok(attached),
             Err(error) => {
                 tracing::warn!(%key, %error, "undoing the attachment");
                 if let Err(undo) = self.detach(&key).await {
@@ -128,14 +137,14 @@ impl Daemon {
         mut attachment: Attachment,
         netns: &NetworkNamespace,
         node: &Node,
-    ) -> Result<Attachment, CniError> {
+    ) -> Result<Attached, CniError> {
         if attachment.delegate.is_some() {
             attachment = self.ask_delegate(attachment).await?;
         }
         fault::place("add-given");
         self.make_interfaces(&attachment, netns).await?;
         let pod = pod_network(&attachment, node);
-        netns.run(async move |handle| pod.configure(&handle).await).await??;
+        let defaults = netns.run(async move |handle| pod.configure(&handle).await).await??;
         fault::place("add-configured");
         let revision = self.desired.open(&attachment)?;
         fault::place("add-published");
@@ -149,7 +158,7 @@ impl Daemon {
         let key = attachment.key.clone();
         self.with_store(move |store| store.set_phase(&key, Phase::Ready)).await?;
         fault::place("add-ready");
-        Ok(attachment)
+        Ok(Attached { attachment, defaults })
     }
 
     /// Asks the IPAM plugin and records what it gives.

@@ -9,7 +9,7 @@ use rtnetlink::{
     packet_route::{
         AddressFamily,
         address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
-        route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope},
+        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType},
     },
 };
 
@@ -18,6 +18,10 @@ use crate::{
     link::{self, NetlinkError},
     mac::MacAddress,
 };
+
+/// Added to an interface's number, the metric of the gateway's route there if another interface has
+/// the default route: behind all routes that have the kernel's default metric, 1024 for IPv6.
+const SECOND_METRIC: u32 = 1024;
 
 /// What a pod's interface is to look like.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -58,12 +62,13 @@ pub enum Mismatch {
 
 impl PodNetwork {
     /// Gives the interface its addresses and routes and switches it and `lo` on. Runs within the
-    /// pod's namespace.
+    /// pod's namespace. Returns the gateways that have become the pod's default: none of a family
+    /// that has a default route through another interface.
     ///
     /// # Errors
     ///
     /// Fails if the kernel refuses a step.
-    pub async fn configure(&self, handle: &Handle) -> Result<(), NetlinkError> {
+    pub async fn configure(&self, handle: &Handle) -> Result<Vec<IpAddr>, NetlinkError> {
         let ifname = &self.ifname;
         let link = link::find(handle, ifname).await?.ok_or_else(|| NetlinkError {
             action: format!("find the interface {ifname}"),
@@ -75,20 +80,24 @@ impl PodNetwork {
             self.add_address(handle, link.index, *address).await?;
         }
         switch_on(handle, ifname).await?;
+        let mut defaults = Vec::new();
         for gateway in self.used_gateways() {
-            self.add_routes(handle, link.index, gateway).await?;
+            let is_default = !has_other_default(handle, Family::of(gateway), link.index).await?;
+            self.add_routes(handle, link.index, gateway, is_default).await?;
+            defaults.extend(is_default.then_some(gateway));
         }
-        Ok(())
+        Ok(defaults)
     }
 
     /// Compares what is there with what should be. Runs within the pod's namespace.
     ///
-    /// More than expected is fine: a later plugin may have added it.
+    /// More than expected is fine: a later plugin may have added it. `defaults` are the gateways
+    /// that the result of ADD has a default route through.
     ///
     /// # Errors
     ///
     /// Fails with the first difference.
-    pub async fn check(&self, handle: &Handle) -> Result<(), Mismatch> {
+    pub async fn check(&self, handle: &Handle, defaults: &[IpAddr]) -> Result<(), Mismatch> {
         let ifname = || self.ifname.clone();
         let found = link::find(handle, &self.ifname).await?;
         let link = found.ok_or_else(|| Mismatch::NoInterface { ifname: ifname() })?;
@@ -103,7 +112,7 @@ impl PodNetwork {
         if let Some(address) = self.addresses.iter().find(|ip| !addresses.contains(ip)) {
             return Err(Mismatch::NoAddress { ifname: ifname(), address: *address });
         }
-        for gateway in self.used_gateways() {
+        for gateway in self.used_gateways().filter(|gateway| defaults.contains(gateway)) {
             let defaults = default_gateways(handle, Family::of(gateway), link.index).await?;
             if !defaults.contains(&gateway) {
                 return Err(Mismatch::NoRoute { gateway });
@@ -149,20 +158,26 @@ impl PodNetwork {
         })
     }
 
-    /// A route to the gateway, which no prefix covers, and everything else through it.
+    /// A route to the gateway, which no prefix covers, and everything else through it, if this is
+    /// the way to everything else.
     async fn add_routes(
         &self,
         handle: &Handle,
         index: u32,
         gateway: IpAddr,
+        is_default: bool,
     ) -> Result<(), NetlinkError> {
-        let to_gateway = builder(IpNet::from(gateway)).scope(RouteScope::Link);
+        let mut to_gateway = builder(IpNet::from(gateway)).scope(RouteScope::Link);
+        if !is_default {
+            // The other interface may be ours, and then has the same route already.
+            to_gateway = to_gateway.priority(SECOND_METRIC.saturating_add(index));
+        }
         let default = builder(default_prefix(Family::of(gateway))).gateway(gateway);
         let default = default.map_err(|error| NetlinkError {
             action: format!("describe a route via {gateway}"),
             source: std::io::Error::other(error),
         })?;
-        for route in [to_gateway, default] {
+        for route in [to_gateway].into_iter().chain(is_default.then_some(default)) {
             let route = route.output_interface(index).build();
             handle.route().add(route).execute().await.map_err(|error| {
                 NetlinkError::new(format!("add the routes via {gateway}"), &error)
@@ -225,6 +240,21 @@ pub(crate) async fn routes(
 /// Whether a route leaves through the interface with that number.
 pub(crate) fn leaves_through(route: &RouteMessage, index: u32) -> bool {
     route.attributes.contains(&RouteAttribute::Oif(index))
+}
+
+/// Whether the family has a default route through another interface than that with the number.
+async fn has_other_default(
+    handle: &Handle,
+    family: Family,
+    index: u32,
+) -> Result<bool, NetlinkError> {
+    let is_other_default = |route: &RouteMessage| {
+        route.header.destination_prefix_length == 0
+            && route.header.kind == RouteType::Unicast
+            && route.header.table == RouteHeader::RT_TABLE_MAIN
+            && !leaves_through(route, index)
+    };
+    Ok(routes(handle, family).await?.iter().any(is_other_default))
 }
 
 async fn default_gateways(

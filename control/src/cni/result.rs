@@ -20,6 +20,8 @@ pub struct Made<'a> {
     pub host_mac: Option<MacAddress>,
     /// The gateways: at most one of each family.
     pub gateways: &'a [IpAddr],
+    /// Those of them that the container has a default route through.
+    pub defaults: &'a [IpAddr],
 }
 
 impl Made<'_> {
@@ -91,6 +93,7 @@ impl Made<'_> {
         let route = |address: &IpAddr| {
             let destination = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
             let gateway = self.gateway(Family::of(*address))?;
+            self.defaults.contains(&gateway).then_some(())?;
             Some(json!({ "dst": destination, "gw": gateway.to_string() }))
         };
         self.attachment.addresses.iter().filter_map(route).collect()
@@ -110,6 +113,18 @@ pub fn addresses(result: &Map<String, Value>) -> Vec<IpAddr> {
         text.parse::<IpNet>().map(|net| net.addr()).ok().or_else(|| text.parse().ok())
     };
     entries.into_iter().flatten().filter_map(address).collect()
+}
+
+/// The gateways of the default routes in a result of an earlier ADD.
+#[must_use]
+pub fn default_gateways(result: &Map<String, Value>) -> Vec<IpAddr> {
+    let routes = result.get("routes").and_then(Value::as_array);
+    let gateway = |route: &Value| {
+        let destination: IpNet = route.get("dst")?.as_str()?.parse().ok()?;
+        let gateway = route.get("gw")?.as_str()?.parse().ok()?;
+        (destination.prefix_len() == 0).then_some(gateway)
+    };
+    routes.into_iter().flatten().filter_map(gateway).collect()
 }
 
 fn list<'a>(
@@ -150,7 +165,12 @@ mod tests {
             delegate: None,
         };
         let gateways = ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
-        let made = Made { attachment: &attachment, host_mac: None, gateways: &gateways };
+        let made = Made {
+            attachment: &attachment,
+            host_mac: None,
+            gateways: &gateways,
+            defaults: &gateways,
+        };
         serde_json::from_slice(&made.render(&config).unwrap()).unwrap()
     }
 

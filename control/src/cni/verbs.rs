@@ -14,7 +14,7 @@ use super::{
     network_config::{CniVersion, NetworkConfig},
     request::Target,
     response,
-    result::{Made, addresses},
+    result::{Made, addresses, default_gateways},
 };
 use crate::{
     attach::{Wanted, pod_network},
@@ -112,10 +112,13 @@ impl Daemon {
             delegate,
         };
         let _lock = self.locks.lock(&target.key).await;
-        let attachment = self.attach(Wanted { attachment, addresses: requested }).await?;
+        let attached = self.attach(Wanted { attachment, addresses: requested }).await?;
+        let (attachment, defaults) = (attached.attachment, attached.defaults);
         let host = link::find(&self.netlink, &attachment.host_interface).await;
         let host_mac = host.ok().flatten().and_then(|link| link.mac);
-        let made = Made { attachment: &attachment, host_mac, gateways: &gateways(&node) };
+        let gateways = gateways(&node);
+        let made =
+            Made { attachment: &attachment, host_mac, gateways: &gateways, defaults: &defaults };
         let rendered = made.render(config);
         if rendered.is_err() {
             // The runtime is told that it failed: then nothing may stay.
@@ -164,8 +167,9 @@ impl Daemon {
             return Err(CniError::NoHostInterface { interface: interface.clone() });
         }
         let pod = pod_network(&attachment, &self.desired.this_node()?);
+        let defaults = default_gateways(previous);
         let netns = NetworkNamespace::open(Path::new(&request.netns))?;
-        netns.run(async move |handle| pod.check(&handle).await).await??;
+        netns.run(async move |handle| pod.check(&handle, &defaults).await).await??;
         if let Some(delegate) = &attachment.delegate {
             let delegate = Delegate { config: config.text.clone(), ..delegate.clone() };
             let call = Call { delegate: &delegate, key: Some(&target.key), netns: &request.netns };

@@ -333,6 +333,51 @@ async fn a_chained_plugin_builds_upon_the_earlier_result() {
     assert_eq!(result["ips"][1]["interface"], 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_interface_leaves_the_default_route_to_the_first() {
+    need_namespaces!();
+    let (mut node, engine) = start(RANGES).await;
+    let pod = node.add_pod("web");
+    let names = ["eth0", "net1"];
+    let mut results = Vec::new();
+    for name in names {
+        results.push(node.verb("ADD", "web").ifname(name).succeed().await);
+    }
+    let routes = |result: &Value| result["routes"].as_array().unwrap().len();
+    assert_eq!(results.iter().map(routes).collect::<Vec<_>>(), [2, 0]);
+    for family in ["-4", "-6"] {
+        let default = ip_json(&pod, &[family, "route", "show", "default"]);
+        assert_eq!((default.as_array().unwrap().len(), &default[0]["dev"]), (1, &json!("eth0")));
+        let second = ip_json(&pod, &[family, "route", "show", "dev", "net1"]);
+        assert!(second.to_string().contains(":1\"") || second.to_string().contains(".1\""));
+    }
+    for (name, result) in names.iter().zip(results) {
+        let check = node.verb("CHECK", "web").ifname(name);
+        check.with("prevResult", result).succeed().await;
+    }
+    for name in names {
+        node.verb("DEL", "web").ifname(name).succeed().await;
+    }
+    assert_nothing_is_left(&node, &engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_default_route_of_another_plugin_stays() {
+    need_namespaces!();
+    let (mut node, engine) = start(RANGES).await;
+    let pod = node.add_pod("web");
+    run("ip", &["-n", &pod, "link", "add", "other0", "type", "dummy"]);
+    run("ip", &["-n", &pod, "link", "set", "other0", "up"]);
+    run("ip", &["-n", &pod, "route", "add", "default", "dev", "other0", "metric", "50"]);
+    let result = node.verb("ADD", "web").succeed().await;
+    assert_eq!(result["routes"], json!([{"dst": "::/0", "gw": "fd00:10:244:1::1"}]));
+    let default = ip_json(&pod, &["-4", "route", "show", "default"]);
+    assert_eq!((default.as_array().unwrap().len(), &default[0]["dev"]), (1, &json!("other0")));
+    node.verb("CHECK", "web").with("prevResult", result).succeed().await;
+    node.verb("DEL", "web").succeed().await;
+    assert_nothing_is_left(&node, &engine).await;
+}
+
 /// An IPAM plugin that notes what it is asked, and gives one address.
 const IPAM_PLUGIN: &str = r#"#!/bin/sh
 config=$(cat)
