@@ -236,7 +236,8 @@ impl Daemon {
             return Err(CniError::NotAvailable(error.to_string()));
         }
         for usage in self.usage().await? {
-            if usage.used >= usage.capacity {
+            // A pod that nothing is promised to finds neither kind free.
+            if usage.used.saturating_add(usage.reserved) >= usage.capacity {
                 let (range, capacity) = (usage.range, usage.capacity);
                 let error = AllocateError::Exhausted { range, capacity };
                 return Err(CniError::NotAvailable(error.to_string()));

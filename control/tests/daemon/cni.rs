@@ -205,6 +205,22 @@ async fn exhausted_addresses_are_said_by_add_and_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn promised_addresses_count_as_taken_in_status() {
+    need_namespaces!();
+    let (mut node, _engine) = start("10.244.1.0/30").await;
+    node.add_pod("other");
+    node.verb("STATUS", "").succeed().await;
+    node.write_manifest(
+        "web.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {namespace: demo, name: web}\n\
+         spec: {nodeName: node-a}\nstatus: {podIPs: [{ip: 10.244.1.2}]}\n",
+    );
+    node.until_status("the pod is known", |status| status.pods == 1).await;
+    node.verb("ADD", "other").fail(11).await;
+    node.verb("STATUS", "").fail(50).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn status_and_add_say_who_is_away() {
     need_namespaces!();
     let mut node = Node::new(RANGES);
