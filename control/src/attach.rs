@@ -114,9 +114,12 @@ impl Daemon {
         Err(BeginError::Exists(wanted.attachment.key).into())
     }
 
-    async fn record(&self, key: &AttachmentKey) -> Result<Option<Attachment>, StoreError> {
+    pub(crate) async fn record(
+        &self,
+        key: &AttachmentKey,
+    ) -> Result<Option<Attachment>, StoreError> {
         let key = key.clone();
-        self.with_store(move |store| Ok(store.attachments()?.remove(&key))).await
+        self.with_store(move |store| store.attachment(&key)).await
     }
 
     async fn is_unfinished(&self, key: &AttachmentKey) -> Result<bool, StoreError> {
@@ -216,7 +219,15 @@ impl Daemon {
     /// Fails if the kernel, the database or the IPAM plugin does; the record stays then, and with
     /// it the wish to remove it.
     pub(crate) async fn detach(&self, key: &AttachmentKey) -> Result<(), CniError> {
-        let Some(attachment) = self.record(key).await? else { return Ok(()) };
+        let attachment = match self.record(key).await {
+            Ok(Some(attachment)) => attachment,
+            Ok(None) => return Ok(()),
+            Err(error @ StoreError::Record { .. }) => {
+                tracing::warn!(%key, %error, "removing what its key tells");
+                return self.detach_unreadable(key).await;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let owned = key.clone();
         self.with_store(move |store| store.set_phase(&owned, Phase::Deleting)).await?;
         fault::place("del-marked");
@@ -245,6 +256,17 @@ impl Daemon {
         fault::place("del-forgotten");
         tracing::info!(%key, port = attachment.port(), "detached");
         Ok(())
+    }
+}
+
+impl Daemon {
+    /// Removes an attachment whose record cannot be read. Its key names its interface and its
+    /// addresses, but no IPAM plugin.
+    async fn detach_unreadable(&self, key: &AttachmentKey) -> Result<(), CniError> {
+        self.desired.close(key);
+        link::remove(&self.netlink, &key.host_interface()).await?;
+        let owned = key.clone();
+        Ok(self.with_store(move |store| store.remove(&owned)).await?)
     }
 }
 

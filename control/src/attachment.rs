@@ -77,6 +77,13 @@ pub struct Delegate {
 pub const CONTAINER_NAMESPACE: &str = "container";
 
 impl AttachmentKey {
+    /// The key that is displayed as `text`. Neither part of a key has a slash.
+    #[must_use]
+    pub(crate) fn from_text(text: &str) -> Self {
+        let (container_id, ifname) = text.rsplit_once('/').unwrap_or((text, ""));
+        Self { container_id: container_id.to_owned(), ifname: ifname.to_owned() }
+    }
+
     /// The name of the interface on the node's side.
     #[must_use]
     pub fn host_interface(&self) -> String {

@@ -79,9 +79,7 @@ impl Daemon {
             // A verb that is at work on it will finish or undo it itself.
             let Some(_lock) = self.locks.try_lock(&key) else { continue };
             // Read again under the lock: what is unfinished now stays so.
-            let Some(attachment) = self.with_store(Store::attachments).await?.remove(&key) else {
-                continue;
-            };
+            let Some(attachment) = self.record(&key).await? else { continue };
             if attachment.phase == Phase::Ready && self.is_whole(&attachment).await? {
                 continue;
             }
@@ -151,7 +149,10 @@ impl Daemon {
             return Ok(false);
         }
         let records = self.with_store(Store::attachments).await?;
-        Ok(!records.values().any(|record| record.host_interface == link.name))
+        // What a record that cannot be read is about may be in use.
+        let unreadable = self.with_store(Store::unreadable).await?;
+        Ok(!records.values().any(|record| record.host_interface == link.name)
+            && !unreadable.iter().any(|(key, _)| key.host_interface() == link.name))
     }
 
     async fn look_for_foreign(&self) -> Result<(), CniError> {

@@ -74,7 +74,7 @@ pub enum StoreError {
     #[error("control is stopping")]
     Interrupted,
 
-    #[error("the record of attachment {key} cannot be read: remove it with its pod's DEL")]
+    #[error("the record of attachment {key} cannot be read: delete its pod, whose DEL removes it")]
     Record {
         key: String,
         #[source]
@@ -141,14 +141,37 @@ impl Store {
         &self.path
     }
 
-    /// All attachments, by key.
+    /// All attachments, by key, but for those whose record cannot be read: one bad record must
+    /// not stop the others.
     ///
     /// # Errors
     ///
-    /// Fails if the database or a record cannot be read.
+    /// Fails if the database cannot be read.
     pub fn attachments(&self) -> Result<BTreeMap<AttachmentKey, Attachment>, StoreError> {
         let transaction = self.database.begin_read()?;
-        decode_all(&transaction.open_table(ATTACHMENTS)?)
+        Ok(decode_all(&transaction.open_table(ATTACHMENTS)?)?.good)
+    }
+
+    /// The attachments whose record cannot be read, and why.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the database cannot be read.
+    pub fn unreadable(&self) -> Result<Vec<(AttachmentKey, StoreError)>, StoreError> {
+        let transaction = self.database.begin_read()?;
+        Ok(decode_all(&transaction.open_table(ATTACHMENTS)?)?.bad)
+    }
+
+    /// One attachment, if there is a record of it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the database or that record cannot be read.
+    pub fn attachment(&self, key: &AttachmentKey) -> Result<Option<Attachment>, StoreError> {
+        let key = key.to_string();
+        let transaction = self.database.begin_read()?;
+        let value = transaction.open_table(ATTACHMENTS)?.get(&*key)?;
+        value.map(|value| decode(&key, value.value())).transpose()
     }
 
     /// Records a new attachment in the phase [`Phase::Adding`] and gives it its addresses.
@@ -168,9 +191,11 @@ impl Store {
         let key = attachment.key.to_string();
         // One writer at a time: what is read from here on stays true until the commit.
         let transaction = self.database.begin_write().map_err(StoreError::from)?;
-        for (other, record) in
-            decode_all(&transaction.open_table(ATTACHMENTS).map_err(StoreError::from)?)?
-        {
+        let records = decode_all(&transaction.open_table(ATTACHMENTS).map_err(StoreError::from)?)?;
+        if let Some((_, error)) = records.bad.into_iter().find(|(key, _)| *key == attachment.key) {
+            return Err(error.into());
+        }
+        for (other, record) in records.good {
             if other == attachment.key {
                 return Err(BeginError::Exists(other));
             }
@@ -277,16 +302,27 @@ fn put(transaction: &redb::WriteTransaction, attachment: &Attachment) -> Result<
     Ok(())
 }
 
+/// The records of a table: those that can be read, and the others.
+#[derive(Default)]
+struct Records {
+    good: BTreeMap<AttachmentKey, Attachment>,
+    bad: Vec<(AttachmentKey, StoreError)>,
+}
+
 fn decode_all(
     table: &impl ReadableTable<&'static str, &'static [u8]>,
-) -> Result<BTreeMap<AttachmentKey, Attachment>, StoreError> {
-    let mut attachments = BTreeMap::new();
+) -> Result<Records, StoreError> {
+    let mut records = Records::default();
     for entry in table.iter()? {
         let (key, value) = entry?;
-        let attachment = decode(key.value(), value.value())?;
-        attachments.insert(attachment.key.clone(), attachment);
+        match decode(key.value(), value.value()) {
+            Ok(attachment) => {
+                records.good.insert(attachment.key.clone(), attachment);
+            }
+            Err(error) => records.bad.push((AttachmentKey::from_text(key.value()), error)),
+        }
     }
-    Ok(attachments)
+    Ok(records)
 }
 
 fn decode(key: &str, value: &[u8]) -> Result<Attachment, StoreError> {

@@ -24,7 +24,7 @@ use crate::{
     ipam::AllocateError,
     link,
     netns::NetworkNamespace,
-    store::Store,
+    store::{Store, StoreError},
 };
 
 impl Daemon {
@@ -130,7 +130,11 @@ impl Daemon {
     async fn del(&self, request: &CniRequest, config: &NetworkConfig) -> Result<(), CniError> {
         let target = Target::parse(request)?;
         let _lock = self.locks.lock(&target.key).await;
-        let is_recorded = self.find(&target).await?.is_some();
+        let is_recorded = match self.record(&target.key).await {
+            // It does not say which IPAM plugin to tell; the configuration does.
+            Err(StoreError::Record { .. }) => false,
+            found => found?.is_some(),
+        };
         self.detach(&target.key).await?;
         // Without a record, the IPAM plugin may still know it: from before our database was lost.
         let delegate = Delegate::from_config(config, &request.path, &request.args);
@@ -152,7 +156,7 @@ impl Daemon {
             ifname: target.key.ifname.clone(),
         };
         let _lock = self.locks.lock(&target.key).await;
-        let attachment = self.find(&target).await?.ok_or_else(unknown)?;
+        let attachment = self.record(&target.key).await?.ok_or_else(unknown)?;
         if attachment.phase != Phase::Ready {
             return Err(unknown());
         }
@@ -268,11 +272,5 @@ impl Daemon {
             }
         }
         if failures.is_empty() { Ok(()) } else { Err(CniError::Collect { failures }) }
-    }
-
-    async fn find(&self, target: &Target) -> Result<Option<Attachment>, CniError> {
-        let key = target.key.clone();
-        let mut records = self.with_store(Store::attachments).await?;
-        Ok(records.remove(&key))
     }
 }

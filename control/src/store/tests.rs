@@ -214,3 +214,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_record_that_cannot_be_read_stops_no_other_and_can_be_removed() {
+    let (_folder, store) = store();
+    let plan = plan(&["10.0.0.0/29"], &[]);
+    let bad = store.begin(attachment("bad"), &[], &plan).unwrap().key;
+    let transaction = store.database.begin_write().unwrap();
+    let key = bad.to_string();
+    transaction.open_table(ATTACHMENTS).unwrap().insert(&*key, b"{".as_slice()).unwrap();
+    transaction.commit().unwrap();
+    let good = store.begin(attachment("good"), &[], &plan).unwrap();
+    assert_eq!(store.attachments().unwrap().into_keys().collect::<Vec<_>>(), [good.key.clone()]);
+    assert_eq!(store.attachment(&good.key).unwrap().unwrap().addresses, good.addresses);
+    let unreadable: Vec<_> = store.unreadable().unwrap().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(unreadable, [bad.clone()]);
+    assert!(matches!(store.attachment(&bad), Err(StoreError::Record { .. })));
+    assert!(store.begin(attachment("bad"), &[], &plan).is_err());
+    store.remove(&bad).unwrap();
+    assert_eq!((used(&store), store.unreadable().unwrap().len()), (1, 0));
+    store.begin(attachment("bad"), &[], &plan).unwrap();
+}
