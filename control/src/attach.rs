@@ -194,6 +194,10 @@ impl Daemon {
             netns_fd: Some(netns.as_raw_fd()),
             stack: Stack::Full,
         };
+        // The kernel's refusal does not say which of the two names is taken.
+        if link::find(&self.netlink, host.name).await?.is_some() {
+            return Err(CniError::HostInterfaceExists { interface: host.name.to_owned() });
+        }
         let queues = self.config.pod_queues;
         let made = link::make_pair(&self.netlink, [&host, &pod], attachment.mtu_bytes, queues);
         made.await.map_err(|error| {
@@ -241,7 +245,7 @@ impl Daemon {
             }
         }
         fault::place("del-closed");
-        link::remove(&self.netlink, &attachment.host_interface).await?;
+        self.remove_interface(key, &attachment.host_interface).await?;
         fault::place("del-removed");
         if let Some(delegate) = &attachment.delegate {
             let call = Call { delegate, key: Some(key), netns: &attachment.netns };
@@ -260,11 +264,22 @@ impl Daemon {
 }
 
 impl Daemon {
+    /// Removes an attachment's interface; one of that name that is not the attachment's stays.
+    async fn remove_interface(&self, key: &AttachmentKey, name: &str) -> Result<(), CniError> {
+        let Some(found) = link::find(&self.netlink, name).await? else { return Ok(()) };
+        if key.owns(&found) {
+            link::remove(&self.netlink, name).await?;
+        } else {
+            tracing::warn!(%key, interface = name, alias = found.alias, "not ours: it stays");
+        }
+        Ok(())
+    }
+
     /// Removes an attachment whose record cannot be read. Its key names its interface and its
     /// addresses, but no IPAM plugin.
     async fn detach_unreadable(&self, key: &AttachmentKey) -> Result<(), CniError> {
         self.desired.close(key);
-        link::remove(&self.netlink, &key.host_interface()).await?;
+        self.remove_interface(key, &key.host_interface()).await?;
         let owned = key.clone();
         Ok(self.with_store(move |store| store.remove(&owned)).await?)
     }

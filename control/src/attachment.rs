@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{mac::MacAddress, names::PodName};
+use crate::{link::Link, mac::MacAddress, names::PodName};
 
 /// Names of host-side interfaces begin so. What follows is a hash: 15 bytes in all, the kernel's
 /// limit for a name.
@@ -77,6 +77,18 @@ pub struct Delegate {
 pub const CONTAINER_NAMESPACE: &str = "container";
 
 impl AttachmentKey {
+    /// Whether an interface is the attachment's, by its alias; or without one, if we were killed
+    /// before we set it. The node may have had another name then.
+    #[must_use]
+    pub(crate) fn owns(&self, link: &Link) -> bool {
+        match &link.alias {
+            Some(alias) => alias
+                .strip_prefix(ALIAS_PREFIX)
+                .is_some_and(|rest| rest.ends_with(&format!(":{self}"))),
+            None => link.is_veth && !link.is_up,
+        }
+    }
+
     /// The key that is displayed as `text`. Neither part of a key has a slash.
     #[must_use]
     pub(crate) fn from_text(text: &str) -> Self {

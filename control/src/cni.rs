@@ -66,6 +66,12 @@ pub enum CniError {
     #[error("{ifname} exists in the container already: remove it, or name another CNI_IFNAME")]
     InterfaceExists { ifname: String },
 
+    #[error(
+        "the node has an interface {interface} that is not this attachment's: rename or remove it \
+         (`ip link del {interface}`)"
+    )]
+    HostInterfaceExists { interface: String },
+
     #[error("the engine does not have the port {port}: see `vrctl ports` and `vrctl status`")]
     NoPort { port: String },
 
@@ -126,7 +132,9 @@ impl CniError {
             Self::NotAvailable(_) => 50,
             Self::NotAvailableAndCutOff(_) => 51,
             Self::Delegate(error) => error.code(),
-            Self::Begin(BeginError::Exists(_)) | Self::InterfaceExists { .. } => 100,
+            Self::Begin(BeginError::Exists(_))
+            | Self::InterfaceExists { .. }
+            | Self::HostInterfaceExists { .. } => 100,
             Self::Port { .. } | Self::NoPort { .. } => 101,
             Self::Mismatch(_) | Self::NoHostInterface { .. } => 102,
             Self::Collect { .. } => 103,

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt};
 
+use control::attachment::AttachmentKey;
 use control_api::engine::PortError;
 use serde_json::{Value, json};
 
@@ -150,6 +151,25 @@ async fn an_add_that_fails_leaves_nothing() {
     assert_eq!(node.host_interfaces(), Vec::<String>::new());
     engine.set(|recorded| recorded.refusal = None);
     node.verb("ADD", "web").succeed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_interface_of_an_attachments_name_stays() {
+    need_namespaces!();
+    let (mut node, engine) = start(RANGES).await;
+    node.add_pod("web");
+    let key = AttachmentKey { container_id: "id-web".into(), ifname: "eth0".into() };
+    let name = key.host_interface();
+    let own = node.namespace();
+    run("ip", &["-n", &own, "link", "add", &name, "type", "dummy"]);
+    let message = node.verb("ADD", "web").fail(100).await;
+    assert!(message.contains(&name), "{message}");
+    node.verb("DEL", "web").succeed().await;
+    assert_eq!(node.host_interfaces(), [name.clone()]);
+    run("ip", &["-n", &own, "link", "del", &name]);
+    node.verb("ADD", "web").succeed().await;
+    node.verb("DEL", "web").succeed().await;
+    assert_nothing_is_left(&node, &engine).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
