@@ -10,7 +10,7 @@ use control_api::{
 
 use super::{
     CniError,
-    delegate::Call,
+    delegate::{Call, DelegateError},
     network_config::{CniVersion, NetworkConfig},
     request::Target,
     response,
@@ -140,7 +140,13 @@ impl Daemon {
         let delegate = Delegate::from_config(config, &request.path, &request.args);
         if let Some(delegate) = delegate.filter(|_| !is_recorded) {
             let call = Call { delegate: &delegate, key: Some(&target.key), netns: &request.netns };
-            call.run("DEL").await?;
+            match call.run("DEL").await {
+                // A plugin that is not there cannot give back anything, now or later.
+                Err(error @ DelegateError::NotFound { .. }) => {
+                    tracing::warn!(key = %target.key, %error);
+                }
+                result => drop(result?),
+            }
         }
         Ok(())
     }
