@@ -113,8 +113,7 @@ impl CniVersion {
 
     fn parse(text: &str) -> Result<Self, CniError> {
         match text {
-            // 0.3.1 only mended the text of 0.3.0.
-            "0.3.0" | "0.3.1" => Ok(Self::V0_3_1),
+            "0.3.1" => Ok(Self::V0_3_1),
             "0.4.0" => Ok(Self::V0_4_0),
             "1.0.0" => Ok(Self::V1_0_0),
             "1.1.0" => Ok(Self::V1_1_0),
@@ -313,8 +312,10 @@ mod tests {
     fn configurations_that_cannot_be_are_refused_by_code_and_field() {
         assert_eq!(NetworkConfig::parse(b"{", "ADD").unwrap_err().code(), 6);
         assert_eq!(NetworkConfig::parse(br#"{"name": "x"}"#, "ADD").unwrap_err().code(), 1);
-        let old = br#"{"cniVersion": "0.2.0", "name": "x"}"#;
-        assert_eq!(NetworkConfig::parse(old, "ADD").unwrap_err().code(), 1);
+        for old in ["0.2.0", "0.3.0"] {
+            let text = format!(r#"{{"cniVersion": "{old}", "name": "x"}}"#);
+            assert_eq!(NetworkConfig::parse(text.as_bytes(), "ADD").unwrap_err().code(), 1);
+        }
         let unnamed = br#"{"cniVersion": "1.0.0"}"#;
         assert!(
             NetworkConfig::parse(unnamed, "ADD").unwrap_err().to_string().contains("name: missing")
