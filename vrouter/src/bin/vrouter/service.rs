@@ -186,8 +186,8 @@ fn stream<T: Send + 'static>(
 
 fn call_failed(error: CallError) -> Status {
     match error {
-        CallError::Busy => Status::resource_exhausted(error.to_string()),
-        CallError::Stopped => Status::unavailable(error.to_string()),
+        // Both pass: a caller that is told otherwise takes it for a refusal of what it asked.
+        CallError::Busy | CallError::Stopped => Status::unavailable(error.to_string()),
     }
 }
 
@@ -197,5 +197,15 @@ fn refused(error: &QueryError) -> Status {
             Status::invalid_argument(error.to_string())
         }
         QueryError::NoSuchPort { .. } => Status::not_found(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_engine_is_unavailable_and_refuses_nothing() {
+        assert_eq!(call_failed(CallError::Busy).code(), tonic::Code::Unavailable);
     }
 }
