@@ -103,7 +103,9 @@ impl Daemon {
     /// Fails at the first that cannot be removed.
     pub async fn clean_up(&self) -> Result<Outcome, CleanUpError> {
         let mut outcome = Outcome::default();
-        for key in self.with_store(Store::attachments).await?.into_keys() {
+        let unreadable = self.with_store(Store::unreadable).await?.into_iter().map(|(key, _)| key);
+        let keys = self.with_store(Store::attachments).await?.into_keys();
+        for key in keys.chain(unreadable) {
             self.detach(&key).await.map_err(Box::new)?;
             outcome.removed += 1;
         }

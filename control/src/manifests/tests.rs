@@ -109,8 +109,8 @@ fn text_that_is_no_object_is_refused() {
 fn a_file_from_the_future_is_read_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.yaml");
-    std::fs::write(&path, "").unwrap();
-    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    fs::write(&path, "").unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
     file.set_modified(SystemTime::now() + Duration::from_hours(1)).unwrap();
     let mut folder = Folder::new(folder.path());
     folder.reload();
