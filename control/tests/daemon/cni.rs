@@ -161,7 +161,8 @@ async fn a_foreign_interface_of_an_attachments_name_stays() {
     let key = AttachmentKey { container_id: "id-web".into(), ifname: "eth0".into() };
     let name = key.host_interface();
     let own = node.namespace();
-    run("ip", &["-n", &own, "link", "add", &name, "type", "dummy"]);
+    run("ip", &["-n", &own, "link", "add", &name, "type", "veth", "peer", "name", "x"]);
+    run("ip", &["-n", &own, "link", "set", &name, "up"]);
     let message = node.verb("ADD", "web").fail(100).await;
     assert!(message.contains(&name), "{message}");
     node.verb("DEL", "web").succeed().await;
@@ -402,7 +403,7 @@ async fn a_default_route_of_another_plugin_stays() {
     need_namespaces!();
     let (mut node, engine) = start(RANGES).await;
     let pod = node.add_pod("web");
-    run("ip", &["-n", &pod, "link", "add", "other0", "type", "dummy"]);
+    run("ip", &["-n", &pod, "link", "add", "other0", "type", "veth", "peer", "name", "other1"]);
     run("ip", &["-n", &pod, "link", "set", "other0", "up"]);
     run("ip", &["-n", &pod, "route", "add", "default", "dev", "other0", "metric", "50"]);
     let result = node.verb("ADD", "web").succeed().await;
