@@ -1,6 +1,6 @@
 //! Tests of the store and of what it gives out, against a model of sets.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, slice};
 
 use proptest::prelude::*;
 use redb::ReadableTableMetadata;
@@ -225,10 +225,13 @@ fn a_record_that_cannot_be_read_stops_no_other_and_can_be_removed() {
     transaction.open_table(ATTACHMENTS).unwrap().insert(&*key, b"{".as_slice()).unwrap();
     transaction.commit().unwrap();
     let good = store.begin(attachment("good"), &[], &plan).unwrap();
-    assert_eq!(store.attachments().unwrap().into_keys().collect::<Vec<_>>(), [good.key.clone()]);
+    assert_eq!(
+        store.attachments().unwrap().into_keys().collect::<Vec<_>>(),
+        slice::from_ref(&good.key)
+    );
     assert_eq!(store.attachment(&good.key).unwrap().unwrap().addresses, good.addresses);
     let unreadable: Vec<_> = store.unreadable().unwrap().into_iter().map(|(key, _)| key).collect();
-    assert_eq!(unreadable, [bad.clone()]);
+    assert_eq!(unreadable, slice::from_ref(&bad));
     assert!(matches!(store.attachment(&bad), Err(StoreError::Record { .. })));
     assert!(store.begin(attachment("bad"), &[], &plan).is_err());
     store.remove(&bad).unwrap();

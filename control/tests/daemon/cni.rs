@@ -1,6 +1,6 @@
 //! The CNI verbs, asked as a container runtime asks them, with real namespaces and interfaces.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt};
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, slice};
 
 use control::attachment::AttachmentKey;
 use control_api::engine::PortError;
@@ -166,7 +166,7 @@ async fn a_foreign_interface_of_an_attachments_name_stays() {
     let message = node.verb("ADD", "web").fail(100).await;
     assert!(message.contains(&name), "{message}");
     node.verb("DEL", "web").succeed().await;
-    assert_eq!(node.host_interfaces(), [name.clone()]);
+    assert_eq!(node.host_interfaces(), slice::from_ref(&name));
     run("ip", &["-n", &own, "link", "del", &name]);
     node.verb("ADD", "web").succeed().await;
     node.verb("DEL", "web").succeed().await;
