@@ -8,7 +8,7 @@ mod namespace;
 mod ports;
 
 use std::{
-    fs,
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     path::Path,
     process::Command,
@@ -195,6 +195,23 @@ fn tunnels() -> Steering {
     Steering::Tunnels { addresses, udp_ports: TUNNEL_PORTS.to_vec() }
 }
 
+/// A socket on a port that a closed socket may still hold: a process that another test has just forked keeps a copy of its
+/// descriptor until it executes its program.
+fn bind_when_free(address: &str, port: u16) -> UdpSocket {
+    let mut socket = None;
+    wait_for("the port to be free", || match UdpSocket::bind((address, port)) {
+        Ok(bound) => {
+            socket = Some(bound);
+            true
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}");
+            false
+        }
+    });
+    socket.unwrap()
+}
+
 impl Uplink {
     /// Sends a frame, then one that is surely ours; returns what came in before that.
     fn comes_in(&mut self, port: &mut Port, frame: &[u8]) -> Vec<Vec<u8>> {
@@ -221,7 +238,7 @@ impl Uplink {
     /// Whether a UDP packet from the peer reaches a socket of our kernel.
     fn kernel_gets(&mut self, frame: &[u8], port: u16) -> bool {
         let address = if frame[12..14] == [0x86, 0xdd] { "::" } else { "0.0.0.0" };
-        let socket = self.ours.inside(|| UdpSocket::bind((address, port)).unwrap());
+        let socket = self.ours.inside(|| bind_when_free(address, port));
         socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let mut burst = Burst::new();
         burst.push(packet(&mut self.memory.pool, frame));
