@@ -2,7 +2,8 @@
 //! crash between any two of them leaves nothing that the next start does not find.
 //!
 //! ```text
-//! ADD: record + address → (IPAM plugin) → pair → up → pod's end → engine's port → acknowledged → ready
+//! ADD: record + address → (IPAM plugin) → pair → up → pod's end → engine's port → acknowledged
+//!      → ready
 //! DEL: marked → engine's port closed → pair removed → (IPAM plugin) → record + address forgotten
 //! ```
 

@@ -158,9 +158,9 @@ pub async fn bring_up(handle: &Handle, end: &End<'_>, alias: &str) -> Result<(),
     handle.link().set(up).execute().await.map_err(failed)
 }
 
-/// Keeps the node's stack from taking what the engine does not: while the engine is away, a pod must
-/// not reach the node by writing its frames to everybody. No source has its route through such an
-/// interface, so the strict reverse-path check (RFC 3704) drops all of IPv4.
+/// Keeps the node's stack from taking what the engine does not: while the engine is away, a pod
+/// must not reach the node by writing its frames to everybody. No source has its route through such
+/// an interface, so the strict reverse-path check (RFC 3704) drops all of IPv4.
 fn seal(name: &str) {
     for (setting, value) in [("ipv6/conf/{}/disable_ipv6", "1"), ("ipv4/conf/{}/rp_filter", "1")] {
         let path = format!("/proc/sys/net/{}", setting.replace("{}", name));

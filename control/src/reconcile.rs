@@ -1,8 +1,8 @@
 //! What was there before this process, compared with what it remembers.
 //!
-//! Container runtimes neither repeat a DEL that was lost nor call GC: after a crash, only the daemon
-//! can clean up. An attachment that is whole is adopted and its traffic goes on. One that is half
-//! made, half gone, or whose container has ended is removed. Interfaces of ours that no record
+//! Container runtimes neither repeat a DEL that was lost nor call GC: after a crash, only the
+//! daemon can clean up. An attachment that is whole is adopted and its traffic goes on. One that is
+//! half made, half gone, or whose container has ended is removed. Interfaces of ours that no record
 //! explains are removed; everybody else's are listed and left alone.
 
 use crate::{
@@ -95,8 +95,8 @@ impl Daemon {
         Ok(outcome)
     }
 
-    /// Removes everything that control has made on this node: attachments, their interfaces, and the
-    /// host port with its routes. The engine keeps what it was told last.
+    /// Removes everything that control has made on this node: attachments, their interfaces, and
+    /// the host port with its routes. The engine keeps what it was told last.
     ///
     /// # Errors
     ///

@@ -3,7 +3,8 @@
 //! A worker owns a stock of free indices, what it has retired and may not be reused yet, its
 //! counters and its place in the epochs; all else is shared. A [`FlowRef`] means something until
 //! the worker's next quiescent point. After its connection ended it leads nowhere: its generation
-//! tells. Kept beyond that point, it may lead to actions of its connection that were never in force.
+//! tells. Kept beyond that point, it may lead to actions of its connection that were never in
+//! force.
 
 mod change;
 mod expire;

@@ -1,9 +1,11 @@
-//! Our AF_XDP port against another implementation: `xsk-rs`, over libxdp, at the other end of a veth pair.
+//! Our AF_XDP port against another implementation: `xsk-rs`, over libxdp, at the other end of a
+//! veth pair.
 //!
 //! # Safety boundary
 //!
-//! `xsk-rs` wants proof that a frame is in one place at a time. Here each descriptor is either in the list of free ones, in the
-//! far side's tx ring or in its fill ring, and moves between them by value.
+//! `xsk-rs` wants proof that a frame is in one place at a time. Here each descriptor is either in
+//! the list of free ones, in the far side's tx ring or in its fill ring, and moves between them by
+//! value.
 
 #![expect(unsafe_code, reason = "the interface of xsk-rs")]
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panic")]

@@ -1,7 +1,7 @@
 //! What about this machine helps or hinders the engine, why it matters, and what to change.
 //!
-//! Reads only: `/proc`, `/sys`, the topology, and what drivers say about themselves. Everything here is advice; what the
-//! engine cannot do without it says itself when it starts.
+//! Reads only: `/proc`, `/sys`, the topology, and what drivers say about themselves. Everything
+//! here is advice; what the engine cannot do without it says itself when it starts.
 
 mod cpus;
 mod files;

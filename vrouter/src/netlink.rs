@@ -1,7 +1,7 @@
 //! Questions to the kernel over netlink, asked and answered in turn.
 //!
-//! The engine's library is synchronous, so this is the plain socket: a request, then its answers. Not here: what is asked
-//! (`underlay`, `port::af_xdp::interface`).
+//! The engine's library is synchronous, so this is the plain socket: a request, then its answers.
+//! Not here: what is asked (`underlay`, `port::af_xdp::interface`).
 
 use std::io;
 
@@ -14,7 +14,8 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 /// Datagrams that one answer takes at most: a dump of a large neighbour table is some hundred.
 const ANSWER_DATAGRAMS_MAX: usize = 65_536;
 
-/// A connection to the kernel's routing part, in the network namespace of the thread that opened it.
+/// A connection to the kernel's routing part, in the network namespace of the thread that opened
+/// it.
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: Socket,
@@ -77,7 +78,8 @@ pub(crate) fn messages(
     std::iter::from_fn(move || {
         loop {
             let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
-            // Messages are aligned to four bytes; a length below that of the header would never end.
+            // Messages are aligned to four bytes; a length below that of the header would never
+            // end.
             let message = rest.get(..length).filter(|message| message.len() >= 16)?;
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
             if let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {

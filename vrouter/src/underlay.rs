@@ -1,9 +1,10 @@
 //! The underlay: how the kernel would reach other nodes, kept up to date.
 //!
-//! The uplink's program leaves ARP, ND and routing protocols to the kernel, so the kernel knows the way. The engine's main
-//! thread asks it over netlink for each tunnel's remote end: route, interface, neighbour; and follows what changes.
-//! Neighbours are kept resolved with *managed* entries (Linux 5.16): the kernel itself probes them again and again, with
-//! or without traffic. Older kernels are reminded by us.
+//! The uplink's program leaves ARP, ND and routing protocols to the kernel, so the kernel knows the
+//! way. The engine's main thread asks it over netlink for each tunnel's remote end: route,
+//! interface, neighbour; and follows what changes. Neighbours are kept resolved with *managed*
+//! entries (Linux 5.16): the kernel itself probes them again and again, with or without traffic.
+//! Older kernels are reminded by us.
 //!
 //! ```text
 //! remote ──route──► (interface, next hop) ──neighbour──► MAC address        Way::Resolved
@@ -11,8 +12,9 @@
 //!    └── routes changed ┴───────── events ─────┘
 //! ```
 //!
-//! Why the plain netlink socket and no asynchronous one: the library has no runtime, a question is answered within
-//! microseconds, and events are read when the descriptor says so. Not here: what a way means for a tunnel (`config`).
+//! Why the plain netlink socket and no asynchronous one: the library has no runtime, a question is
+//! answered within microseconds, and events are read when the descriptor says so. Not here: what a
+//! way means for a tunnel (`config`).
 
 mod events;
 mod kernel;
@@ -32,10 +34,11 @@ use self::{
     kernel::{Kernel, NeighbourEntry, Route},
 };
 
-/// The shortest time between two looks at all routes: where pods come and go, routes change in bursts.
+/// The shortest time between two looks at all routes: where pods come and go, routes change in
+/// bursts.
 const RESOLVE_ALL_INTERVAL: Duration = Duration::from_millis(100);
-/// How often all ways are looked at without a reason: policy routing and the like change without an event that we follow. Also
-/// how often a kernel without managed neighbours is reminded.
+/// How often all ways are looked at without a reason: policy routing and the like change without an
+/// event that we follow. Also how often a kernel without managed neighbours is reminded.
 const RESOLVE_ALL_PERIOD: Duration = Duration::from_secs(10);
 
 /// How the underlay reaches an address.
@@ -123,7 +126,8 @@ struct Link {
 /// A next hop on an interface.
 type NeighbourKey = (u32, IpAddr);
 
-/// Follows the kernel's links, routes and neighbours, in the network namespace of the thread that opened it.
+/// Follows the kernel's links, routes and neighbours, in the network namespace of the thread that
+/// opened it.
 #[derive(Debug)]
 pub struct Underlay {
     kernel: Kernel,
@@ -181,7 +185,8 @@ impl Underlay {
         self.release_neighbours();
     }
 
-    /// Takes in what happened, looks again at what it touches, and returns what is different from before. Does not wait.
+    /// Takes in what happened, looks again at what it touches, and returns what is different from
+    /// before. Does not wait.
     ///
     /// # Errors
     ///
@@ -327,7 +332,8 @@ impl Underlay {
             }
         };
         let Some(link) = self.links.get(&interface_index).cloned() else {
-            // A link that came up this very moment: its event is on the way, and makes everything stale.
+            // A link that came up this very moment: its event is on the way, and makes everything
+            // stale.
             self.is_all_stale = true;
             return Ok(Way::Unresolved(Obstacle::NoRoute));
         };
@@ -348,7 +354,8 @@ impl Underlay {
         Ok(entry)
     }
 
-    /// Makes a kernel that does not keep neighbours resolved by itself do so once more, and takes in what events missed.
+    /// Makes a kernel that does not keep neighbours resolved by itself do so once more, and takes
+    /// in what events missed.
     fn remind_neighbours(&mut self) -> io::Result<()> {
         for (key, entry) in &mut self.neighbours {
             *entry = self.kernel.remind_neighbour(*key)?;

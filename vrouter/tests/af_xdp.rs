@@ -20,7 +20,8 @@ use vrouter::{
 
 const FRAMES: u32 = 8192;
 
-/// A frame with a number in it; the ethertype is one for experiments (IEEE 802), so that no stack answers.
+/// A frame with a number in it; the ethertype is one for experiments (IEEE 802), so that no stack
+/// answers.
 fn numbered_frame(number: u32, bytes: usize) -> Vec<u8> {
     let mut frame = vec![0; bytes];
     frame[..6].copy_from_slice(&[0x02, 0, 0, 0, 0, 2]);

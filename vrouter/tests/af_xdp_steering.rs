@@ -1,4 +1,5 @@
-//! The XDP programs: which frames of a shared uplink come to us, and that the rest stays with the kernel.
+//! The XDP programs: which frames of a shared uplink come to us, and that the rest stays with the
+//! kernel.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panic")]
 
@@ -195,8 +196,8 @@ fn tunnels() -> Steering {
     Steering::Tunnels { addresses, udp_ports: TUNNEL_PORTS.to_vec() }
 }
 
-/// A socket on a port that a closed socket may still hold: a process that another test has just forked keeps a copy of its
-/// descriptor until it executes its program.
+/// A socket on a port that a closed socket may still hold: a process that another test has just
+/// forked keeps a copy of its descriptor until it executes its program.
 fn bind_when_free(address: &str, port: u16) -> UdpSocket {
     let mut socket = None;
     wait_for("the port to be free", || match UdpSocket::bind((address, port)) {

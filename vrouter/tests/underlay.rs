@@ -15,8 +15,8 @@ use namespace::{Namespace, join};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vrouter::underlay::{Change, Obstacle, Underlay, Way};
 
-/// How long a test waits for what must happen: the machine may stall for seconds, and the kernel probes a silent neighbour
-/// three times, a second apart.
+/// How long a test waits for what must happen: the machine may stall for seconds, and the kernel
+/// probes a silent neighbour three times, a second apart.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Two nodes on one link, each with an address of both families.

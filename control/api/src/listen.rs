@@ -53,7 +53,8 @@ pub enum ListenError {
 #[derive(Debug)]
 pub struct SocketLease {
     path: PathBuf,
-    /// Held for as long as the lease: the kernel lets go of the lock when the process ends, however.
+    /// Held for as long as the lease: the kernel lets go of the lock when the process ends,
+    /// however.
     _lock: File,
 }
 

@@ -1,6 +1,6 @@
 //! The control process as a whole: the engine's protocol against a fixture of its far side, and the
-//! daemon and the plugin as real processes in real network namespaces, with the fixture and with the
-//! real engine.
+//! daemon and the plugin as real processes in real network namespaces, with the fixture and with
+//! the real engine.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says where")]
 
 mod cni;

@@ -84,7 +84,8 @@ pub(crate) enum Command {
     Status,
     /// What control has attached: container, interface, pod, addresses.
     Attachments,
-    /// Run a node's pipeline over capture files: offline, unprivileged, the same output for the same input.
+    /// Run a node's pipeline over capture files: offline, unprivileged, the same output for the
+    /// same input.
     Replay(ReplayOptions),
     /// Print a completion script for a shell, such as: vrctl completions bash
     Completions {

@@ -1,7 +1,8 @@
-//! `vrctl replay`: the node's pipeline over capture files. Offline, unprivileged, and the same output for the same input.
+//! `vrctl replay`: the node's pipeline over capture files. Offline, unprivileged, and the same
+//! output for the same input.
 //!
-//! The manifests are compiled by the code that control runs, the frames are forwarded by the code that the engine's workers
-//! run. Here is only what is around them: files and their names.
+//! The manifests are compiled by the code that control runs, the frames are forwarded by the code
+//! that the engine's workers run. Here is only what is around them: files and their names.
 
 mod options;
 mod report;
@@ -66,7 +67,8 @@ impl ReplayFailure {
 ///
 /// # Errors
 ///
-/// Fails if a manifest or a capture file is broken, the node or a port does not exist, or the output cannot be written.
+/// Fails if a manifest or a capture file is broken, the node or a port does not exist, or the
+/// output cannot be written.
 pub(crate) fn run(options: &ReplayOptions, printer: &mut Printer) -> Result<(), Failure> {
     let cluster = load(options)?;
     let ports = replay_ports(&cluster, &options.node).map_err(ReplayFailure::from)?;
@@ -90,7 +92,8 @@ pub(crate) fn run(options: &ReplayOptions, printer: &mut Printer) -> Result<(), 
     }
 }
 
-/// Reads the manifests. What is only left out is told on standard error; a file that cannot be read ends the command.
+/// Reads the manifests. What is only left out is told on standard error; a file that cannot be read
+/// ends the command.
 fn load(options: &ReplayOptions) -> Result<Cluster, ReplayFailure> {
     let (cluster, problems) = load_folder(&options.manifests);
     for problem in problems {

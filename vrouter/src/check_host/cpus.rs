@@ -109,7 +109,8 @@ fn governor(files: &Files, workers: &BTreeSet<usize>) -> Finding {
     Finding::advice("frequency", found, REASON, "cpupower frequency-set -g performance")
 }
 
-/// Interrupts of other devices on workers' CPUs. Those that can be moved are told apart by their affinity being readable.
+/// Interrupts of other devices on workers' CPUs. Those that can be moved are told apart by their
+/// affinity being readable.
 fn interrupts(files: &Files, workers: &BTreeSet<usize>) -> Option<Finding> {
     const REASON: &str = "an interrupt on a worker's cpu takes some microseconds from it";
     let table = files.text("proc/interrupts")?;

@@ -32,7 +32,8 @@ pub(super) struct XdpFeatures {
     pub(super) zero_copy_segments_max: u32,
 }
 
-/// What the driver of an interface of this thread's namespace can do; `None` if the kernel does not tell.
+/// What the driver of an interface of this thread's namespace can do; `None` if the kernel does not
+/// tell.
 pub(super) fn xdp_features(interface_index: u32) -> io::Result<Option<XdpFeatures>> {
     let mut socket = Socket::new(NETLINK_GENERIC)?;
     socket.bind_auto()?;
@@ -58,7 +59,8 @@ pub(super) fn xdp_features(interface_index: u32) -> io::Result<Option<XdpFeature
     }))
 }
 
-/// Asks one question; returns the attributes of the answer, or `None` if the kernel does not know it.
+/// Asks one question; returns the attributes of the answer, or `None` if the kernel does not know
+/// it.
 fn ask(
     socket: &Socket,
     family: u16,

@@ -4,8 +4,8 @@ use std::{net::IpAddr, ops::ControlFlow};
 
 use super::{Config, RouteObject, RouteOrigin, State};
 
-/// Routes of all VRFs. Shares everything with the configuration that it was taken from, so a million of them can be read on
-/// another thread without holding up the main one.
+/// Routes of all VRFs. Shares everything with the configuration that it was taken from, so a
+/// million of them can be read on another thread without holding up the main one.
 #[derive(Clone, Debug)]
 pub struct Routes(State);
 

@@ -200,11 +200,9 @@ fn a_batch_with_one_wrong_object_changes_nothing() {
     assert!(Arc::ptr_eq(&before.ports, &config.last_snapshot().ports));
 }
 
-#[test]
-fn errors_name_the_object_and_the_field() {
-    let refused =
-        |objects: Vec<api::Object>| message(try_apply(&mut configured(), false, objects, vec![]));
-    let cases: Vec<(api::Object, &str)> = vec![
+/// Objects that do not fit the base configuration, each with what is said about it.
+fn wrong_objects() -> Vec<(api::Object, &'static str)> {
+    vec![
         (
             api::Port { mac: vec![1, 2, 3], ..guest("x/y", &["10.9.9.9"]) }.object(),
             "port \"x/y\": mac: 3 bytes are no MAC address; send 6",
@@ -254,8 +252,14 @@ fn errors_name_the_object_and_the_field() {
             "node \"node-a\": vtep_addresses[0]: 2 bytes are no address; \
              send 4 for IPv4 or 16 for IPv6",
         ),
-    ];
-    for (object, expected) in cases {
+    ]
+}
+
+#[test]
+fn errors_name_the_object_and_the_field() {
+    let refused =
+        |objects: Vec<api::Object>| message(try_apply(&mut configured(), false, objects, vec![]));
+    for (object, expected) in wrong_objects() {
         assert_eq!(refused(vec![object]), expected);
     }
     let twice = vec![tunnel("t", "192.0.2.3").object(), tunnel("t", "192.0.2.4").object()];

@@ -126,8 +126,8 @@ impl FramePool {
         Some(unsafe { self.depot.region.adopt(index) })
     }
 
-    /// A packet that holds a copy of `bytes`, in as many frames as it takes; `None` if there are not
-    /// enough.
+    /// A packet that holds a copy of `bytes`, in as many frames as it takes; `None` if there are
+    /// not enough.
     ///
     /// The first frame keeps the usual headroom; an empty slice makes an empty packet.
     pub fn copy_in(&mut self, bytes: &[u8], ingress: PortRef) -> Option<Packet> {

@@ -196,7 +196,8 @@ impl Region {
     #[must_use]
     pub fn bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
         let Some(start) = self.frame_start(frame.0) else { return &mut [] };
-        // SAFETY: the range is inside the mapping, and the mutable borrow of the only owner rules out any other access.
+        // SAFETY: the range is inside the mapping, and the mutable borrow of the only owner rules
+        // out any other access.
         unsafe { slice::from_raw_parts_mut(start.as_ptr(), self.frame_bytes as usize) }
     }
 

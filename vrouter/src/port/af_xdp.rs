@@ -1,12 +1,13 @@
 //! Ports over AF_XDP: network cards, their virtual functions, and veth pairs.
 //!
 //! ```text
-//!  worker ── AfXdpQueue ── rings ══ socket ══ queue of the device      queue, ring, mapping, ledger, socket
-//!  main   ── AfXdpOpener, PortDevice ── XDP program and its maps       open, program, pin
+//!  worker ── AfXdpQueue ── rings ══ socket ══ queue of the device    queue, ring, ledger, socket
+//!  main   ── AfXdpOpener, PortDevice ── XDP program and its maps     open, program, pin
 //! ```
 //!
-//! The rings and sockets are our own: they register our memory region, which no library offered. What is *not* here: which
-//! frames a worker does what with, and when a port is opened, steered and closed.
+//! The rings and sockets are our own: they register our memory region, which no library offered.
+//! What is *not* here: which frames a worker does what with, and when a port is opened, steered and
+//! closed.
 
 mod ethtool;
 mod interface;

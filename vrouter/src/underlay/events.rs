@@ -19,7 +19,8 @@ use super::{
 };
 use crate::netlink::messages;
 
-/// The groups that are followed, of `linux/rtnetlink.h`: links, neighbours, and routes and rules of both families.
+/// The groups that are followed, of `linux/rtnetlink.h`: links, neighbours, and routes and rules of
+/// both families.
 const GROUPS: [u32; 6] = [
     libc::RTNLGRP_LINK,
     libc::RTNLGRP_NEIGH,
@@ -125,7 +126,8 @@ fn is_about_the_link(message: &LinkMessage) -> bool {
     message.header.interface_family == AddressFamily::Unspec
 }
 
-/// Whether a route may lead to another node. Every interface that comes or goes brings link-local and multicast ones.
+/// Whether a route may lead to another node. Every interface that comes or goes brings link-local
+/// and multicast ones.
 fn is_of_interest(message: &RouteMessage) -> bool {
     if matches!(
         message.header.kind,

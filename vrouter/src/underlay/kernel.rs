@@ -105,14 +105,16 @@ impl Kernel {
         }
     }
 
-    /// Makes the kernel keep a neighbour resolved; returns what it knows now. Static entries are left as they are.
+    /// Makes the kernel keep a neighbour resolved; returns what it knows now. Static entries are
+    /// left as they are.
     pub(super) fn manage_neighbour(&mut self, key: NeighbourKey) -> io::Result<NeighbourEntry> {
         let known = self.neighbour(key)?;
         if let Some((entry @ NeighbourEntry::Static(_), _)) = known {
             return Ok(entry);
         }
         let mut message = neighbour_message(key);
-        // Managed says "for good", use says "now": older kernels know only the latter, and ignore the former.
+        // Managed says "for good", use says "now": older kernels know only the latter, and ignore
+        // the former.
         message.header.flags = NeighbourFlags::Use;
         message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
         let request = RouteNetlinkMessage::NewNeighbour(message);
@@ -125,7 +127,8 @@ impl Kernel {
         Ok(self.neighbour(key)?.map_or(NeighbourEntry::Pending, |(entry, _)| entry))
     }
 
-    /// Looks at a neighbour again, and asks for it once more if the kernel does not keep it resolved by itself.
+    /// Looks at a neighbour again, and asks for it once more if the kernel does not keep it
+    /// resolved by itself.
     pub(super) fn remind_neighbour(&mut self, key: NeighbourKey) -> io::Result<NeighbourEntry> {
         match self.neighbour(key)? {
             Some((entry, is_managed)) if is_managed => Ok(entry),
@@ -142,7 +145,8 @@ impl Kernel {
         }
     }
 
-    /// What the kernel knows about a neighbour, and whether it keeps it resolved (as it does static ones).
+    /// What the kernel knows about a neighbour, and whether it keeps it resolved (as it does static
+    /// ones).
     fn neighbour(&mut self, key: NeighbourKey) -> io::Result<Option<(NeighbourEntry, bool)>> {
         let request = RouteNetlinkMessage::GetNeighbour(neighbour_message(key));
         match self.connection.request(request, 0) {
@@ -169,7 +173,8 @@ pub(super) fn link(message: &LinkMessage) -> (u32, Link) {
             LinkAttribute::Mtu(bytes) => link.mtu_bytes = *bytes,
             LinkAttribute::Address(bytes) => link.mac = mac(bytes),
             LinkAttribute::OperState(state) => {
-                // Simple drivers say nothing about their state: up is as good as unknown (RFC 2863).
+                // Simple drivers say nothing about their state: up is as good as unknown (RFC
+                // 2863).
                 has_carrier = matches!(state, State::Up | State::Unknown | State::Dormant);
             }
             _ => {}

@@ -1,5 +1,5 @@
-//! The binary `vrouter` from the outside: its socket, its files, its exit codes. Ports are rings in process, so nothing here needs
-//! a network device.
+//! The binary `vrouter` from the outside: its socket, its files, its exit codes. Ports are rings in
+//! process, so nothing here needs a network device.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! A node whose dataplane is the engine, run in this process by a thread inside the node's namespace.
+//! A node whose dataplane is the engine, run in this process by a thread inside the node's
+//! namespace.
 
 use std::{
     fs::File,
@@ -68,7 +69,8 @@ pub(crate) struct EngineNode {
 }
 
 impl EngineNode {
-    /// Starts an engine in a namespace that has the interface `up0`; the tunnel and the pods come with [`Self::configure`].
+    /// Starts an engine in a namespace that has the interface `up0`; the tunnel and the pods come
+    /// with [`Self::configure`].
     pub(crate) fn start(namespace: Namespace, node: Node, peer: Node) -> Self {
         set_up_uplink(&namespace, node);
         set_up_host_port(&namespace, node);

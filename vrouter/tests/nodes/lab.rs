@@ -1,5 +1,5 @@
-//! What needs drivers that this machine does not have: run by `scripts/lab` in a virtual machine, where `up0` and `peer0` are the
-//! two ends of a cable between virtio-net NICs.
+//! What needs drivers that this machine does not have: run by `scripts/lab` in a virtual machine,
+//! where `up0` and `peer0` are the two ends of a cable between virtio-net NICs.
 
 use std::{env, process::Command};
 

@@ -1,5 +1,5 @@
-//! A node whose dataplane is Linux, set up as flannel does it: a vxlan device without learning, static neighbours and forwarding
-//! entries, and a bridge for the pods.
+//! A node whose dataplane is Linux, set up as flannel does it: a vxlan device without learning,
+//! static neighbours and forwarding entries, and a bridge for the pods.
 
 use encap::MacAddress;
 
@@ -18,7 +18,8 @@ pub(crate) struct LinuxNode {
 }
 
 impl LinuxNode {
-    /// Sets up a node in a namespace that has the interface `up0`, with `pods` pods and a tunnel to `peer`.
+    /// Sets up a node in a namespace that has the interface `up0`, with `pods` pods and a tunnel to
+    /// `peer`.
     pub(crate) fn create(
         namespace: Namespace,
         node: Node,

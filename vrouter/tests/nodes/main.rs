@@ -1,4 +1,5 @@
-//! Whole nodes: engines over AF_XDP, with pods in namespaces, against each other and against Linux as a node.
+//! Whole nodes: engines over AF_XDP, with pods in namespaces, against each other and against Linux
+//! as a node.
 //!
 //! Each scenario ends with the conservation of packets and with every frame back.
 

@@ -53,8 +53,8 @@ impl Node {
     }
 }
 
-/// The end of the underlay in a node's namespace, with the node's addresses. Linux leaves checksums to the wire, which a veth
-/// pair is not.
+/// The end of the underlay in a node's namespace, with the node's addresses. Linux leaves checksums
+/// to the wire, which a veth pair is not.
 pub(crate) fn set_up_uplink(namespace: &Namespace, node: Node) {
     namespace.run("ethtool -K up0 tx off");
     let [v4, v6] = node.addresses();

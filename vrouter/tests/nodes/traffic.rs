@@ -1,4 +1,5 @@
-//! Traffic between two namespaces: pings by `ping`, TCP by sockets of our own that check every byte.
+//! Traffic between two namespaces: pings by `ping`, TCP by sockets of our own that check every
+//! byte.
 
 use std::{
     io::{Read, Write},
@@ -28,7 +29,8 @@ pub(crate) fn assert_pings(from: &Namespace, to: IpAddr) {
     }
 }
 
-/// Sends data to a listener, which sends it back; checks all of it, and that the listener sees the source `from_address`.
+/// Sends data to a listener, which sends it back; checks all of it, and that the listener sees the
+/// source `from_address`.
 pub(crate) fn assert_tcp(
     from: &Namespace,
     from_address: IpAddr,

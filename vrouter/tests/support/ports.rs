@@ -95,7 +95,8 @@ impl Port {
         received
     }
 
-    /// One poll of all queues by somebody who expects nothing: stray packets of the stacks around go back to the pool.
+    /// One poll of all queues by somebody who expects nothing: stray packets of the stacks around
+    /// go back to the pool.
     pub(crate) fn poll_aside(&mut self, pool: &mut FramePool) {
         let mut burst = Burst::new();
         self.poll(pool, &mut burst);

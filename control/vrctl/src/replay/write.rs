@@ -32,7 +32,8 @@ pub(crate) enum WriteError {
 
 /// Writes a capture for each port that sent, `drops.json` and `summary.json`.
 ///
-/// What an earlier replay left in the folder for another port of `ports` is removed: the folder tells of one replay.
+/// What an earlier replay left in the folder for another port of `ports` is removed: the folder
+/// tells of one replay.
 ///
 /// # Errors
 ///
@@ -64,7 +65,8 @@ pub(super) fn write(
     write_json(&folder.join("summary.json"), summary)
 }
 
-/// `DIR/uplink.pcap`, `DIR/namespace/pod.pcap`, `DIR/namespace/pod/interface.pcap`; never outside of the folder.
+/// `DIR/uplink.pcap`, `DIR/namespace/pod.pcap`, `DIR/namespace/pod/interface.pcap`; never outside
+/// of the folder.
 fn capture_path(folder: &Path, port: &str) -> Result<PathBuf, WriteError> {
     if port.split('/').any(|part| ["", ".", ".."].contains(&part)) {
         return Err(WriteError::PortName { port: port.to_owned() });

@@ -29,7 +29,8 @@ Exit codes:
 
 /// Forwards packets between the pods of this node, its own stack and other nodes.
 ///
-/// The engine knows nothing of Kubernetes: vrouter-control programs it over the socket, vrctl shows what it does.
+/// The engine knows nothing of Kubernetes: vrouter-control programs it over the socket, vrctl shows
+/// what it does.
 #[derive(Debug, Parser)]
 #[command(name = "vrouter", version, after_help = EXAMPLES)]
 pub(crate) struct Cli {

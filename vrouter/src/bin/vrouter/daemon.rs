@@ -31,7 +31,8 @@ use crate::{
 /// Between two looks at ports, next hops and workers: short beside what the watchdog calls a stall.
 const TICK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Bytes of one message at most: a piece of a batch. Clients cut batches into pieces of some thousand objects.
+/// Bytes of one message at most: a piece of a batch. Clients cut batches into pieces of some
+/// thousand objects.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// How long a connection may go on after the engine was told to stop.
@@ -41,7 +42,8 @@ const GOODBYE_MAX: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 ///
-/// Fails if something that the settings ask for is not to be had: socket, memory, threads, CPUs, the metrics' address.
+/// Fails if something that the settings ask for is not to be had: socket, memory, threads, CPUs,
+/// the metrics' address.
 pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // Operators' questions, a batch now and then: the cores are for the workers.

@@ -5,8 +5,9 @@
 //!                       ◄──────────── its answer ───────────
 //! ```
 //!
-//! The engine is not asynchronous and is owned by one thread. A call is carried out between two ticks; while it runs, other
-//! calls wait in a bounded queue, and the server goes on answering its connections.
+//! The engine is not asynchronous and is owned by one thread. A call is carried out between two
+//! ticks; while it runs, other calls wait in a bounded queue, and the server goes on answering its
+//! connections.
 
 use std::{
     fmt, io,
@@ -27,7 +28,8 @@ enum Message<E> {
     Stop,
 }
 
-/// Asks the engine's thread. Cheap to clone; the thread ends when it is told to, or when the last one is gone.
+/// Asks the engine's thread. Cheap to clone; the thread ends when it is told to, or when the last
+/// one is gone.
 pub(crate) struct EngineCaller<E> {
     calls: SyncSender<Message<E>>,
 }
@@ -102,7 +104,8 @@ impl<E: Send + 'static> EngineCaller<E> {
         answered.await.map_err(|_| CallError::Stopped)
     }
 
-    /// Ends the thread after the calls that wait already. May wait for them, so it is nothing for an asynchronous task.
+    /// Ends the thread after the calls that wait already. May wait for them, so it is nothing for
+    /// an asynchronous task.
     pub(crate) fn stop(&self) {
         // A thread that is gone has stopped.
         let _ = self.calls.send(Message::Stop);

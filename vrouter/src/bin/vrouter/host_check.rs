@@ -26,7 +26,8 @@ struct FindingRow<'a> {
 }
 
 impl HostReport {
-    /// Looks at this machine, for an engine with these settings. Without `uplink` it is control's, as the same file has it.
+    /// Looks at this machine, for an engine with these settings. Without `uplink` it is control's,
+    /// as the same file has it.
     pub(crate) fn new(settings: &Settings, config: &Path, uplink: Option<String>) -> Self {
         Self(check_host(&HostQuestion {
             uplink: uplink.or_else(|| uplink_of_control(config)),

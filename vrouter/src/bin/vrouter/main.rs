@@ -1,7 +1,7 @@
 //! `vrouter`: the engine as a daemon.
 //!
-//! The library forwards; this binary reads the configuration, serves the programming interface on a unix socket and the metrics
-//! over HTTP, and stops in order. Nothing here is on a packet's way.
+//! The library forwards; this binary reads the configuration, serves the programming interface on a
+//! unix socket and the metrics over HTTP, and stops in order. Nothing here is on a packet's way.
 
 mod cli;
 mod daemon;

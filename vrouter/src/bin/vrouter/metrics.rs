@@ -1,7 +1,8 @@
 //! The engine's metrics for Prometheus, over HTTP.
 //!
-//! A scrape asks the engine once for what `vrctl` shows too, and writes it as `OpenMetrics` text. Names, types and labels stand
-//! in [`families::FAMILIES`]; `docs/metrics.md` is compared with it by a test.
+//! A scrape asks the engine once for what `vrctl` shows too, and writes it as `OpenMetrics` text.
+//! Names, types and labels stand in [`families::FAMILIES`]; `docs/metrics.md` is compared with it
+//! by a test.
 
 mod families;
 mod family;

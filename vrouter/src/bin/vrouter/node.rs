@@ -7,8 +7,8 @@
 //!              └─────────────────────────────────────────┘
 //! ```
 //!
-//! The engine knows ports, routes and tunnels; the underlay knows how the kernel reaches a tunnel's remote end. Here the one is told
-//! of the other.
+//! The engine knows ports, routes and tunnels; the underlay knows how the kernel reaches a tunnel's
+//! remote end. Here the one is told of the other.
 
 mod answers;
 mod openers;
@@ -108,7 +108,8 @@ impl Node {
         self.engine.config().generation()
     }
 
-    /// Puts a batch in force; returns when every worker has passed a quiescent point at or after it.
+    /// Puts a batch in force; returns when every worker has passed a quiescent point at or after
+    /// it.
     ///
     /// # Errors
     ///
@@ -211,7 +212,8 @@ impl Node {
         self.tell_adjacency(remote);
     }
 
-    /// Looks for the port of each way again: a batch may bring the port after its way was found, or move it.
+    /// Looks for the port of each way again: a batch may bring the port after its way was found, or
+    /// move it.
     fn tell_adjacencies(&mut self) {
         let remotes: Vec<_> = self.ways.keys().copied().collect();
         for remote in remotes {

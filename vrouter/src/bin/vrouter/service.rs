@@ -1,7 +1,7 @@
 //! The programming interface: gRPC calls, turned into calls on the engine's thread.
 //!
-//! Nothing is decided here. A message that is not possible is refused by the library, which names the object and the field;
-//! this module gives the error its gRPC code.
+//! Nothing is decided here. A message that is not possible is refused by the library, which names
+//! the object and the field; this module gives the error its gRPC code.
 
 mod apply;
 
@@ -47,7 +47,8 @@ impl EngineService {
         self.engine.call(question).await.map_err(call_failed)
     }
 
-    /// Answers with a list that is made at once: it is bounded by the ports, tunnels and workers of a node.
+    /// Answers with a list that is made at once: it is bounded by the ports, tunnels and workers of
+    /// a node.
     async fn list<T: Send + 'static>(
         &self,
         question: impl FnOnce(&mut Node) -> Vec<T> + Send + 'static,
@@ -169,7 +170,8 @@ impl engine_server::Engine for EngineService {
 /// Takes the rows of a long list, until it breaks.
 type RowSink<'a, T> = dyn FnMut(T) -> ControlFlow<()> + 'a;
 
-/// Answers with a list that may be long: it is made on a thread of its own, as fast as the client takes it.
+/// Answers with a list that may be long: it is made on a thread of its own, as fast as the client
+/// takes it.
 fn stream<T: Send + 'static>(
     visit: impl FnOnce(&mut RowSink<'_, T>) + Send + 'static,
 ) -> Response<Rows<T>> {

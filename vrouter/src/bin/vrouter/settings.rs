@@ -1,7 +1,7 @@
 //! The `[engine]` section of `vrouter.toml`.
 //!
-//! `docs/vrouter.toml` is built in: it is where the defaults come from, what a key is compared with, and what
-//! `--print-config` prints. So the document cannot differ from the code.
+//! `docs/vrouter.toml` is built in: it is where the defaults come from, what a key is compared
+//! with, and what `--print-config` prints. So the document cannot differ from the code.
 
 use std::{
     fs, io,
@@ -108,7 +108,8 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// Fails if the file cannot be read, is no TOML, has a key that is not known, or an impossible value.
+    /// Fails if the file cannot be read, is no TOML, has a key that is not known, or an impossible
+    /// value.
     pub(crate) fn load(path: &Path, must_exist: bool) -> Result<Self, SettingsError> {
         let read_error = |source| SettingsError::Read { path: path.to_owned(), source };
         match fs::metadata(path) {

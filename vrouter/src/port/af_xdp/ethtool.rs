@@ -2,8 +2,9 @@
 //!
 //! # Safety boundary
 //!
-//! The ethtool system call takes a pointer to a structure that starts with a command; the kernel writes no more than that
-//! command's structure. It is sound because each structure here is that of `linux/ethtool.h` for the command it starts with.
+//! The ethtool system call takes a pointer to a structure that starts with a command; the kernel
+//! writes no more than that command's structure. It is sound because each structure here is that of
+//! `linux/ethtool.h` for the command it starts with.
 #![expect(unsafe_code, reason = "ethtool has no safe interface")]
 
 use std::{ffi::c_void, io, os::fd::AsRawFd};
@@ -84,7 +85,8 @@ fn call<T: Request>(interface: &str, request: &mut T) -> io::Result<()> {
         ifr_name: name,
         ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: pointer.cast() },
     };
-    // SAFETY: the name ends with a zero byte, and the pointer leads to the structure of its command (trait `Request`).
+    // SAFETY: the name ends with a zero byte, and the pointer leads to the structure of its command
+    // (trait `Request`).
     let result = unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCETHTOOL, &raw mut argument) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

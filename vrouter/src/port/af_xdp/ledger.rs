@@ -1,14 +1,14 @@
 //! Which frames a queue has lent to the kernel.
 //!
-//! The kernel names frames by address. Of each address that it hands back, the ledger says whether that frame was out, so
-//! that no slip of the far side can give one frame two owners; and when a socket is closed, the ledger knows what is
-//! still out, in whichever corner of the kernel it was.
+//! The kernel names frames by address. Of each address that it hands back, the ledger says whether
+//! that frame was out, so that no slip of the far side can give one frame two owners; and when a
+//! socket is closed, the ledger knows what is still out, in whichever corner of the kernel it was.
 //!
 //! # Safety boundary
 //!
-//! [`Region::adopt`] wants proof that whoever held a frame gave it up. The proof is a set bit: set by [`Ledger::lend`], which
-//! takes the frame, and cleared once. That the kernel is really done with a frame that it returned is its part of the ring
-//! protocol.
+//! [`Region::adopt`] wants proof that whoever held a frame gave it up. The proof is a set bit: set
+//! by [`Ledger::lend`], which takes the frame, and cleared once. That the kernel is really done
+//! with a frame that it returned is its part of the ring protocol.
 #![expect(unsafe_code, reason = "adopts the frames that the kernel returns")]
 
 use std::sync::Arc;
@@ -57,8 +57,8 @@ impl Ledger {
         u64::from(index) << self.frame_bytes_shift
     }
 
-    /// Lends all frames of a packet; tells `visit` for each segment where in the UMEM its bytes start, how many there are,
-    /// and whether another one follows.
+    /// Lends all frames of a packet; tells `visit` for each segment where in the UMEM its bytes
+    /// start, how many there are, and whether another one follows.
     pub(super) fn lend_packet(&mut self, packet: Packet, mut visit: impl FnMut(u64, u32, bool)) {
         let (mut segment, mut rest) = packet.into_segments();
         loop {
@@ -83,11 +83,13 @@ impl Ledger {
         }
         *word &= !bit;
         self.lent_count -= 1;
-        // SAFETY: the bit said that this very frame was lent and not yet returned; now it is cleared.
+        // SAFETY: the bit said that this very frame was lent and not yet returned; now it is
+        // cleared.
         Some(unsafe { self.region.adopt(FrameIndex(index)) })
     }
 
-    /// Takes back a frame that is still out, any; `done` proves that the kernel has let go of all of them.
+    /// Takes back a frame that is still out, any; `done` proves that the kernel has let go of all
+    /// of them.
     pub(super) fn reclaim_any(&mut self, _done: &KernelDone) -> Option<Frame> {
         if self.lent_count == 0 {
             return None;

@@ -1,8 +1,10 @@
-//! The ring protocol in all interleavings and memory orders that loom finds: our producer against our consumer.
+//! The ring protocol in all interleavings and memory orders that loom finds: our producer against
+//! our consumer.
 //!
 //! # Safety boundary
 //!
-//! Shares slots between threads without a lock, on purpose: loom's cells fail the model if two sides meet in one.
+//! Shares slots between threads without a lock, on purpose: loom's cells fail the model if two
+//! sides meet in one.
 
 #[path = "ring.rs"]
 #[expect(clippy::duplicate_mod, reason = "the same source over the atomics of loom")]

@@ -2,9 +2,10 @@
 //!
 //! # Safety boundary
 //!
-//! Maps the kernel's rings and points [`RingMemory`] into them. It is sound because the offsets and the length are those that
-//! the kernel names for this very socket, and because a [`MappedRing`] keeps its mapping for as long as the ring that
-//! points into it. A mapping keeps its socket open: to close one, drop its rings as well as its descriptor.
+//! Maps the kernel's rings and points [`RingMemory`] into them. It is sound because the offsets and
+//! the length are those that the kernel names for this very socket, and because a [`MappedRing`]
+//! keeps its mapping for as long as the ring that points into it. A mapping keeps its socket open:
+//! to close one, drop its rings as well as its descriptor.
 #![expect(unsafe_code, reason = "maps memory shared with the kernel")]
 
 use std::{
@@ -89,7 +90,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the range is what mmap returned; the ring that points into it goes with its `MappedRing`.
+        // SAFETY: the range is what mmap returned; the ring that points into it goes with its
+        // `MappedRing`.
         let result = unsafe { munmap(self.start.as_ptr().cast(), self.bytes) };
         debug_assert!(result.is_ok(), "a mapping of our own is unmapped once");
     }
@@ -117,8 +119,8 @@ fn map_ring<T: Copy>(
     }?;
     let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
     let mapping = Mapping { start, bytes };
-    // SAFETY: the pointers were checked against the mapping, which lives as long as the ring; the far side is the kernel;
-    // a socket's ring is mapped once.
+    // SAFETY: the pointers were checked against the mapping, which lives as long as the ring; the
+    // far side is the kernel; a socket's ring is mapped once.
     let memory = unsafe {
         RingMemory::new(
             mapping.at(offsets.producer, 1)?,

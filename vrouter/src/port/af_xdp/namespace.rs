@@ -4,8 +4,8 @@ use std::{fs::File, io, os::fd::AsFd, panic, path::Path, thread};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// Runs `work` in the network namespace at `path`, on a thread of its own, since a namespace belongs to a thread. Without
-/// a path it runs here.
+/// Runs `work` in the network namespace at `path`, on a thread of its own, since a namespace
+/// belongs to a thread. Without a path it runs here.
 ///
 /// # Errors
 ///

@@ -1,14 +1,17 @@
-//! Opens a device as a port: attaches the program, binds a socket a queue, in the best mode that the device can do.
+//! Opens a device as a port: attaches the program, binds a socket a queue, in the best mode that
+//! the device can do.
 //!
 //! ```text
-//! hook:     driver (native) ─► generic                     what the device refuses, the next may do;
-//! binding:  zero copy, many buffers ─► zero copy ─►        each refusal is kept for the operator
+//! hook:     driver (native) ─► generic                   what the device refuses, the next may;
+//! binding:  zero copy, many buffers ─► zero copy ─►      each refusal is kept for the operator
 //!           copy, many buffers ─► copy
 //! ```
 //!
-//! Every device registers the whole of packet memory as a UMEM of its own; the queues of one device share that UMEM.
+//! Every device registers the whole of packet memory as a UMEM of its own; the queues of one device
+//! share that UMEM.
 //!
-//! A NIC delivers the frames to its own MAC address only; as the tunnels' outer headers name it, no promiscuous mode is needed.
+//! A NIC delivers the frames to its own MAC address only; as the tunnels' outer headers name it, no
+//! promiscuous mode is needed.
 
 use std::{
     io,
@@ -37,7 +40,8 @@ use crate::{
     },
 };
 
-/// Rings of an uplink: two thousand frames are 1.6 ms of small frames at 1.25 Mpps, the longest pause of a busy worker.
+/// Rings of an uplink: two thousand frames are 1.6 ms of small frames at 1.25 Mpps, the longest
+/// pause of a busy worker.
 const UPLINK_ENTRIES: RingEntries =
     RingEntries { rx: 2048, tx: 2048, fill: 2048, completion: 2048 };
 /// Rings of a guest port and of the host port, of which a node has hundreds.
@@ -50,11 +54,13 @@ const GUEST_FILL_FRAMES: u32 = 512;
 const QUEUES_MAX: u32 = 256;
 /// What the kernel keeps free before the headroom of a received frame (`XDP_PACKET_HEADROOM`).
 const KERNEL_HEADROOM_BYTES: u32 = 256;
-/// How often, and how long apart, the frames of a queue that could not be opened are asked back: a second in all.
+/// How often, and how long apart, the frames of a queue that could not be opened are asked back: a
+/// second in all.
 const ABANDON_TRIES_MAX: u32 = 200;
 const ABANDON_RETRY: Duration = Duration::from_millis(5);
-/// How long a program is waited for to leave an interface, and how often it is looked at. The kernel detaches it when the last
-/// descriptor of its link is closed, and a process that is being spawned holds copies for a moment.
+/// How long a program is waited for to leave an interface, and how often it is looked at. The
+/// kernel detaches it when the last descriptor of its link is closed, and a process that is being
+/// spawned holds copies for a moment.
 const PROGRAM_LINGERS_MAX: Duration = Duration::from_secs(2);
 const PROGRAM_RETRY: Duration = Duration::from_millis(5);
 /// The longest link header that a frame may have beside its IP packet: Ethernet and one 802.1Q tag.
@@ -115,8 +121,8 @@ pub struct AfXdpOpener {
 impl AfXdpOpener {
     /// An opener whose ports use `region`.
     ///
-    /// `pin_folder` is where uplinks' programs outlive the engine, such as `/sys/fs/bpf/vrouter`; without one, or if it lies in
-    /// no BPF file system, the end of the engine detaches them.
+    /// `pin_folder` is where uplinks' programs outlive the engine, such as `/sys/fs/bpf/vrouter`;
+    /// without one, or if it lies in no BPF file system, the end of the engine detaches them.
     #[must_use]
     pub fn new(region: Arc<Region>, pin_folder: Option<PathBuf>) -> Self {
         Self { region, loader: Loader::new(), pin_folder }
@@ -236,7 +242,8 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    /// Binds all queues: the first in the best mode, the others in the same. After an error all frames are back.
+    /// Binds all queues: the first in the best mode, the others in the same. After an error all
+    /// frames are back.
     fn bind_queues(
         &self,
         backend: &AfXdpBackend,
@@ -390,8 +397,8 @@ impl PortDevice for AfXdpDevice {
     }
 }
 
-/// The program that an interface runs already. Waits a while for it to go, since that of a port that was just closed may
-/// linger.
+/// The program that an interface runs already. Waits a while for it to go, since that of a port
+/// that was just closed may linger.
 fn lingering_program(interface: &Interface) -> Result<Option<u32>, OpenAfXdpError> {
     let deadline = Instant::now() + PROGRAM_LINGERS_MAX;
     let mut program = interface.program;
@@ -500,7 +507,8 @@ fn refused_hook(is_native: bool, error: &dyn std::error::Error) -> String {
     format!("{hook}: {text}{hint}")
 }
 
-/// Takes the frames of a queue back that no worker will ever poll. In zero copy that takes some time.
+/// Takes the frames of a queue back that no worker will ever poll. In zero copy that takes some
+/// time.
 fn abandon(queue: &mut AfXdpQueue, pool: &mut FramePool) {
     for _ in 0..ABANDON_TRIES_MAX {
         if queue.drain(pool) == 0 {

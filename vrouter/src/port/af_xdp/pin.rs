@@ -1,12 +1,14 @@
 //! Where an uplink's program lives on when the engine does not.
 //!
-//! On real NICs attaching a program drops the carrier for seconds. So the uplink's link to its program is pinned in the BPF
-//! file system: without the engine the program finds no socket and passes everything to the kernel; the next engine finds
-//! it at work and only fills its maps. A program that was built from other source is replaced in place, which leaves the
-//! carrier alone too.
+//! On real NICs attaching a program drops the carrier for seconds. So the uplink's link to its
+//! program is pinned in the BPF file system: without the engine the program finds no socket and
+//! passes everything to the kernel; the next engine finds it at work and only fills its maps. A
+//! program that was built from other source is replaced in place, which leaves the carrier alone
+//! too.
 //!
-//! The file is named after the network namespace and the interface, such as `/sys/fs/bpf/vrouter/4026531840-eth0`. To detach
-//! the program for good, remove the file while the engine is stopped.
+//! The file is named after the network namespace and the interface, such as
+//! `/sys/fs/bpf/vrouter/4026531840-eth0`. To detach the program for good, remove the file while the
+//! engine is stopped.
 
 use std::{
     error::Error,
@@ -40,7 +42,8 @@ pub(super) struct Pin {
 }
 
 impl Pin {
-    /// The pin of an interface of the calling thread's namespace, in `folder`, which must lie in a BPF file system.
+    /// The pin of an interface of the calling thread's namespace, in `folder`, which must lie in a
+    /// BPF file system.
     ///
     /// # Errors
     ///
@@ -56,7 +59,8 @@ impl Pin {
         Ok(Self { path: folder.join(format!("{namespace}-{interface}")) })
     }
 
-    /// Finds the program that an earlier engine left at work on `interface`. One of other source is replaced by `loaded`.
+    /// Finds the program that an earlier engine left at work on `interface`. One of other source is
+    /// replaced by `loaded`.
     ///
     /// `None` if there is none that is still attached; what is left of one that is not is removed.
     pub(super) fn find(

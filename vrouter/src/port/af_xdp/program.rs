@@ -1,8 +1,9 @@
 //! The XDP programs: loaded, attached to a device, and told which frames are ours.
 //!
-//! There are two: `redirect` gives every frame to us (guest ports, the host port), `steer` those of our tunnels (an uplink
-//! that is shared with the kernel). Their sources and objects are in `vrouter/bpf`. Both redirect through the map
-//! `sockets`; where that has no socket, `redirect` drops and `steer` passes.
+//! There are two: `redirect` gives every frame to us (guest ports, the host port), `steer` those of
+//! our tunnels (an uplink that is shared with the kernel). Their sources and objects are in
+//! `vrouter/bpf`. Both redirect through the map `sockets`; where that has no socket, `redirect`
+//! drops and `steer` passes.
 
 use std::{collections::HashSet, net::IpAddr, os::fd::AsFd, sync::Weak};
 
@@ -67,8 +68,8 @@ pub enum ProgramFault {
     Map(#[source] MapError),
 }
 
-/// Loads programs. Kept, for it is costly to make: the library reads all of the kernel's type information for each, which
-/// our programs have no use for.
+/// Loads programs. Kept, for it is costly to make: the library reads all of the kernel's type
+/// information for each, which our programs have no use for.
 pub(super) struct Loader(EbpfLoader<'static>);
 
 impl Loader {
@@ -169,8 +170,8 @@ impl AttachedProgram {
 
     /// Makes the program give us what `steering` says, through `sockets`, one a queue in order.
     ///
-    /// What is steered more comes into force last, and what is steered less goes first, so that at no moment a frame comes to
-    /// us that neither the old nor the new steering names.
+    /// What is steered more comes into force last, and what is steered less goes first, so that at
+    /// no moment a frame comes to us that neither the old nor the new steering names.
     pub(super) fn steer(
         &mut self,
         steering: &Steering,

@@ -30,13 +30,17 @@ use crate::{
     port::{PeerGone, PortQueue, PortRef},
 };
 
-/// Segments of one packet: the kernel takes and gives 17 fragments beside the first part (`MAX_SKB_FRAGS`).
+/// Segments of one packet: the kernel takes and gives 17 fragments beside the first part
+/// (`MAX_SKB_FRAGS`).
 pub(super) const SEGMENTS_MAX: usize = 18;
-/// Below this many missing frames the fill ring is left alone: its index is worth a cache line each time.
+/// Below this many missing frames the fill ring is left alone: its index is worth a cache line each
+/// time.
 const REFILL_FRAMES_MIN: u32 = 16;
-/// Frames put into the fill ring at once at most, to bound a poll; the first polls of a queue fill it in steps.
+/// Frames put into the fill ring at once at most, to bound a poll; the first polls of a queue fill
+/// it in steps.
 const REFILL_FRAMES_MAX: u32 = 256;
-/// Frames that one system call sends in copy mode at least, while there are that many (`TX_BATCH_SIZE`).
+/// Frames that one system call sends in copy mode at least, while there are that many
+/// (`TX_BATCH_SIZE`).
 const COPY_MODE_TX_BATCH: u32 = 32;
 /// Free slots of the tx ring that a burst hopes for: one a packet.
 const TX_SLOTS_WANTED: u32 = 64;
@@ -89,8 +93,8 @@ pub struct AfXdpQueue {
     drain_calls: u32,
 }
 
-/// What ties a queue to the kernel. A ring's mapping keeps the socket open as well as its descriptor does, so that all of it
-/// has to go for the socket to be closed.
+/// What ties a queue to the kernel. A ring's mapping keeps the socket open as well as its
+/// descriptor does, so that all of it has to go for the socket to be closed.
 #[derive(Debug)]
 struct Live {
     rings: Rings,
@@ -104,8 +108,8 @@ struct Limits {
     is_multi_buffer: bool,
 }
 
-/// The segments of a packet whose last one is yet to come. The kernel publishes a packet as a whole, but a burst may be full
-/// at any point.
+/// The segments of a packet whose last one is yet to come. The kernel publishes a packet as a
+/// whole, but a burst may be full at any point.
 #[derive(Debug, Default)]
 struct Assembly {
     segments: ArrayVec<Segment, SEGMENTS_MAX>,
@@ -140,15 +144,16 @@ impl AfXdpQueue {
         queue
     }
 
-    /// Notes how the socket was bound. A queue in zero copy is not released at once when its socket is closed: `probe`
-    /// tells when.
+    /// Notes how the socket was bound. A queue in zero copy is not released at once when its socket
+    /// is closed: `probe` tells when.
     pub(super) fn bound(&mut self, binding: Binding, probe: Option<ReleaseProbe>) {
         self.is_zero_copy = binding.is_zero_copy;
         self.limits.is_multi_buffer = binding.is_multi_buffer;
         self.probe = probe;
     }
 
-    /// The socket, for those who steer frames to it and read its counters; gone once the queue is closed.
+    /// The socket, for those who steer frames to it and read its counters; gone once the queue is
+    /// closed.
     pub(super) fn socket(&self) -> Weak<Socket> {
         self.live.as_ref().map_or_else(Weak::new, |live| Arc::downgrade(&live.socket))
     }
@@ -183,7 +188,8 @@ impl AfXdpQueue {
         for _ in 0..missing.min(rings.fill.free_slots(missing)) {
             let Some(frame) = pool.allocate() else { break };
             let address = self.ledger.lend(frame);
-            // There is a free slot, so the push succeeds; were it not so, the ledger would still know the frame.
+            // There is a free slot, so the push succeeds; were it not so, the ledger would still
+            // know the frame.
             if rings.fill.push(address) {
                 self.rx_lent += 1;
             }
@@ -201,7 +207,8 @@ impl AfXdpQueue {
             return Ok(());
         }
         let mut waiting = rings.tx.unconsumed();
-        // One call sends a batch at least, or tells by no progress that the device takes no more for now.
+        // One call sends a batch at least, or tells by no progress that the device takes no more
+        // for now.
         for _ in 0..=self.tx_entries / COPY_MODE_TX_BATCH {
             if waiting == 0 {
                 return Ok(());
@@ -216,7 +223,8 @@ impl AfXdpQueue {
         Ok(())
     }
 
-    /// Goes on past packets at the front that this queue cannot send: they stay in the burst, the others go.
+    /// Goes on past packets at the front that this queue cannot send: they stay in the burst, the
+    /// others go.
     #[cold]
     fn send_around(&mut self, burst: &mut Burst) -> usize {
         let Self { live: Some(Live { rings, .. }), ledger, limits, tx_lent, .. } = self else {
@@ -380,8 +388,8 @@ impl PortQueue for AfXdpQueue {
             self.drain_calls += 1;
             let is_gone = self.wake().is_err();
             let has_waited = self.drain_calls > DRAIN_TX_CALLS_MAX;
-            // Copied packets that the kernel is sending come back, sooner or later. What a NIC holds of its own comes back
-            // with the queue, and what was never taken is ours.
+            // Copied packets that the kernel is sending come back, sooner or later. What a NIC
+            // holds of its own comes back with the queue, and what was never taken is ours.
             let is_idle = self.tx_lent == 0
                 || (is_gone || has_waited) && (self.is_zero_copy || self.tx_in_flight() == 0);
             if is_idle {
@@ -453,7 +461,8 @@ impl Assembly {
     }
 }
 
-/// Only an unbound socket means that the device is gone; a device that is down or has no room may recover.
+/// Only an unbound socket means that the device is gone; a device that is down or has no room may
+/// recover.
 fn still_there(result: Result<(), Errno>) -> Result<(), PeerGone> {
     match result {
         Err(Errno::NXIO | Errno::NODEV | Errno::BADF) => Err(PeerGone),

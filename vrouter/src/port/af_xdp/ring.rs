@@ -1,4 +1,5 @@
-//! The rings that the kernel and a socket share: single producer, single consumer, a power of two of slots.
+//! The rings that the kernel and a socket share: single producer, single consumer, a power of two
+//! of slots.
 //!
 //! ```text
 //! fill, tx:          we produce, the kernel consumes     ProducerRing
@@ -8,14 +9,16 @@
 //! consumer index ──► next slot to read       producer - consumer = slots in use
 //! ```
 //!
-//! Each side writes its own index only. It publishes it with release order after it has touched the slots, and observes
-//! the other's with acquire order before it touches them: that alone makes the slots' plain accesses safe.
+//! Each side writes its own index only. It publishes it with release order after it has touched the
+//! slots, and observes the other's with acquire order before it touches them: that alone makes the
+//! slots' plain accesses safe.
 //!
 //! # Safety boundary
 //!
-//! This module reads and writes memory that the kernel maps and uses at the same time. It is sound if [`RingMemory`] was
-//! made from a live ring (the contract of [`RingMemory::new`]) and each ring has one user, which `&mut self` holds us
-//! to. Of the other side's index nothing is believed but its distance, which is cut to the ring's size.
+//! This module reads and writes memory that the kernel maps and uses at the same time. It is sound
+//! if [`RingMemory`] was made from a live ring (the contract of [`RingMemory::new`]) and each ring
+//! has one user, which `&mut self` holds us to. Of the other side's index nothing is believed but
+//! its distance, which is cut to the ring's size.
 #![expect(unsafe_code, reason = "slots are shared with the kernel")]
 
 use std::ptr::NonNull;
@@ -35,7 +38,8 @@ pub(crate) struct RingMemory<T> {
     mask: u32,
 }
 
-// SAFETY: the pointers lead to memory shared between threads and the kernel by design; a ring moves with its only user.
+// SAFETY: the pointers lead to memory shared between threads and the kernel by design; a ring moves
+// with its only user.
 unsafe impl<T: Send> Send for RingMemory<T> {}
 
 impl<T: Copy> RingMemory<T> {
@@ -43,8 +47,8 @@ impl<T: Copy> RingMemory<T> {
     ///
     /// # Safety
     ///
-    /// All pointers are valid and aligned for as long as the value lives, `slots` for `entries` slots; the far side follows
-    /// the ring protocol; nobody else uses our side.
+    /// All pointers are valid and aligned for as long as the value lives, `slots` for `entries`
+    /// slots; the far side follows the ring protocol; nobody else uses our side.
     pub(crate) unsafe fn new(
         producer: NonNull<AtomicU32>,
         consumer: NonNull<AtomicU32>,
@@ -104,7 +108,8 @@ impl<T: Copy> ProducerRing<T> {
         Self { memory, next, published: next, consumer_seen }
     }
 
-    /// Slots that can be written, at least `wanted` if there are so many: looks at the far side only when it must.
+    /// Slots that can be written, at least `wanted` if there are so many: looks at the far side
+    /// only when it must.
     pub(crate) fn free_slots(&mut self, wanted: u32) -> u32 {
         let known = self.free_known();
         if known >= wanted {
@@ -114,13 +119,15 @@ impl<T: Copy> ProducerRing<T> {
         self.free_known()
     }
 
-    /// Writes the next slot. False, and nothing happens, if no free slot is known; ask [`Self::free_slots`] first.
+    /// Writes the next slot. False, and nothing happens, if no free slot is known; ask
+    /// [`Self::free_slots`] first.
     #[must_use]
     pub(crate) fn push(&mut self, value: T) -> bool {
         if self.free_known() == 0 {
             return false;
         }
-        // SAFETY: the slot lies between our index and the consumer's, so the far side neither reads nor writes it.
+        // SAFETY: the slot lies between our index and the consumer's, so the far side neither reads
+        // nor writes it.
         unsafe { write_slot(self.memory.slot(self.next), value) };
         self.next = self.next.wrapping_add(1);
         true
@@ -176,7 +183,8 @@ impl<T: Copy> ConsumerRing<T> {
         if self.producer_seen == self.next {
             self.producer_seen = self.memory.producer().load(OBSERVE);
         }
-        // A producer that ran ahead by more than the ring breaks the protocol; never read a slot twice for it.
+        // A producer that ran ahead by more than the ring breaks the protocol; never read a slot
+        // twice for it.
         self.producer_seen.wrapping_sub(self.next).min(self.memory.entries())
     }
 
@@ -185,7 +193,8 @@ impl<T: Copy> ConsumerRing<T> {
         if self.producer_seen == self.next {
             return None;
         }
-        // SAFETY: the slot lies between our index and the producer's, so the far side does not write it.
+        // SAFETY: the slot lies between our index and the producer's, so the far side does not
+        // write it.
         let value = unsafe { read_slot(self.memory.slot(self.next)) };
         self.next = self.next.wrapping_add(1);
         Some(value)

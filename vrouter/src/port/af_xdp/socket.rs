@@ -29,8 +29,8 @@ use super::{
 };
 use crate::memory::{HEADROOM_BYTES, Region};
 
-/// How long a bind is tried again while the queue is busy. A queue that was just closed is busy for some 20 ms; a
-/// machine under load can stretch that to seconds.
+/// How long a bind is tried again while the queue is busy. A queue that was just closed is busy for
+/// some 20 ms; a machine under load can stretch that to seconds.
 const BIND_BUSY_MAX: Duration = Duration::from_secs(5);
 /// Slots of the rings of a socket that carries nothing.
 const PROBE_RING_ENTRIES: u32 = 16;
@@ -150,9 +150,10 @@ impl Socket {
 
     /// Closes a socket in copy mode, of which `rings` are the only mappings.
     ///
-    /// When the last reference to such a socket goes (a mapping is one), the kernel unhooks it from its device and waits for
-    /// every receive path that is under way: after that nothing is received into the UMEM any more. Sending copies first,
-    /// except on devices that send from the UMEM's pages: the caller has waited for what was under way.
+    /// When the last reference to such a socket goes (a mapping is one), the kernel unhooks it from
+    /// its device and waits for every receive path that is under way: after that nothing is
+    /// received into the UMEM any more. Sending copies first, except on devices that send from the
+    /// UMEM's pages: the caller has waited for what was under way.
     pub(super) fn close_copy_mode(self, rings: Rings) -> KernelDone {
         drop(rings);
         drop(self);
@@ -169,7 +170,8 @@ impl Socket {
         recv(&self.descriptor, &mut [0_u8; 0], RecvFlags::DONTWAIT).map(|_| ())
     }
 
-    /// Received frames that the kernel dropped: no free frame, no room in the rx ring, or too large.
+    /// Received frames that the kernel dropped: no free frame, no room in the rx ring, or too
+    /// large.
     pub(super) fn rx_dropped(&self) -> io::Result<u64> {
         let statistics = sockopt::xdp_statistics(&self.descriptor)?;
         // A full rx ring is counted apart from the other causes.
@@ -185,8 +187,8 @@ impl AsFd for Socket {
 
 /// Tells when the kernel has let go of a queue that was bound in zero copy.
 ///
-/// There the driver's queue is torn down some time after the close. Nothing announces it; but as long as it is not done,
-/// nobody can bind to the queue, so binding to it is the proof.
+/// There the driver's queue is torn down some time after the close. Nothing announces it; but as
+/// long as it is not done, nobody can bind to the queue, so binding to it is the proof.
 #[derive(Debug)]
 pub(super) struct ReleaseProbe {
     socket: Socket,

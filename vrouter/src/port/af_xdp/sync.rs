@@ -1,11 +1,12 @@
 //! The atomics of the rings, and the two orderings that their protocol rests on.
 //!
-//! A loom test gives [`super::ring`] another module of this shape: loom's types, and orderings weakened on purpose.
+//! A loom test gives [`super::ring`] another module of this shape: loom's types, and orderings
+//! weakened on purpose.
 //!
 //! # Safety boundary
 //!
-//! Reads and writes of a slot are plain: whoever calls them vouches that the far side does not touch the slot meanwhile. The
-//! ring's indices say so.
+//! Reads and writes of a slot are plain: whoever calls them vouches that the far side does not
+//! touch the slot meanwhile. The ring's indices say so.
 
 pub(super) use std::{
     cell::UnsafeCell,
@@ -14,7 +15,8 @@ pub(super) use std::{
 
 /// How an index is published: what was written to slots, or read from them, comes before it.
 pub(super) const PUBLISH: Ordering = Ordering::Release;
-/// How the other side's index is observed: what is read from slots, or written to them, comes after it.
+/// How the other side's index is observed: what is read from slots, or written to them, comes after
+/// it.
 pub(super) const OBSERVE: Ordering = Ordering::Acquire;
 
 /// Reads a slot.

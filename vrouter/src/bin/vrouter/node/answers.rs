@@ -72,7 +72,8 @@ impl Node {
 
     /// Dropped packets by reason and port; with `all` also what has not happened yet.
     ///
-    /// What belongs to no port: packets that the engine made itself, and drops of ports that are gone.
+    /// What belongs to no port: packets that the engine made itself, and drops of ports that are
+    /// gone.
     pub(crate) fn drops(&mut self, all: bool) -> Vec<DropStatus> {
         let ports = self.engine.ports();
         let everywhere = self.engine.stats().all_ports();

@@ -1,7 +1,8 @@
 //! Which CPUs the workers get.
 //!
-//! Named CPUs are taken as they are. Otherwise, of the CPUs that this process may use: isolated ones first, then those with
-//! the highest numbers, since the kernel serves most interrupts on the first; the second thread of a core comes last.
+//! Named CPUs are taken as they are. Otherwise, of the CPUs that this process may use: isolated
+//! ones first, then those with the highest numbers, since the kernel serves most interrupts on the
+//! first; the second thread of a core comes last.
 
 use std::{cmp::Reverse, collections::BTreeSet, fs};
 

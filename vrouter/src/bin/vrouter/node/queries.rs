@@ -78,7 +78,8 @@ struct Names {
 impl FlowQuery {
     /// Gives each flow to `sink` until it breaks or the limit is reached.
     ///
-    /// The flows are collected first: while the table is read it cannot reclaim entries, and a client may be slow.
+    /// The flows are collected first: while the table is read it cannot reclaim entries, and a
+    /// client may be slow.
     pub(crate) fn visit(self, sink: &mut dyn FnMut(FlowStatus) -> ControlFlow<()>) {
         let mut found = Vec::new();
         let mut left = Left::new(self.limit);

@@ -1,4 +1,5 @@
-//! One batch: collected from its stream within a bound, checked object by object, and given to the engine as a whole.
+//! One batch: collected from its stream within a bound, checked object by object, and given to the
+//! engine as a whole.
 
 use control_api::engine::{ApplyRequest, apply_request::Part};
 use tonic::{Status, Streaming};
@@ -7,16 +8,17 @@ use vrouter::{
     engine::ApplyError,
 };
 
-/// Objects of a batch at most: twice the largest number of routes that the engine is tested with, and room for the rest. A parsed
-/// object takes some 200 bytes, so a batch never holds more than about 500 MiB.
+/// Objects of a batch at most: twice the largest number of routes that the engine is tested with,
+/// and room for the rest. A parsed object takes some 200 bytes, so a batch never holds more than
+/// about 500 MiB.
 pub(crate) const BATCH_OBJECTS_MAX: usize = 2_500_000;
 
 /// Reads a batch up to the end of its stream.
 ///
 /// # Errors
 ///
-/// Fails if the stream breaks off, does not begin with a header, has more objects than [`BATCH_OBJECTS_MAX`], or an
-/// object is not possible by itself.
+/// Fails if the stream breaks off, does not begin with a header, has more objects than
+/// [`BATCH_OBJECTS_MAX`], or an object is not possible by itself.
 pub(super) async fn collect(mut stream: Streaming<ApplyRequest>) -> Result<Batch, Status> {
     let Some(Part::Header(header)) = next_part(&mut stream).await? else {
         return Err(Status::invalid_argument("the first message of Apply must be its header"));

@@ -1,4 +1,5 @@
-//! The ring, mutated: it observes the other side's index without acquire order. The model must catch it.
+//! The ring, mutated: it observes the other side's index without acquire order. The model must
+//! catch it.
 
 #[path = "../ring.rs"]
 #[expect(clippy::duplicate_mod, reason = "the same source, mutated")]
