@@ -103,7 +103,28 @@ impl ChunkType {
 /// `to_le_bytes`.
 #[must_use]
 pub fn checksum(packet: &[u8]) -> u32 {
-    !crc32c(!0, packet)
+    Crc32c::EMPTY.with(packet).checksum()
+}
+
+/// The CRC-32C of a packet that lies in several pieces: add them in order.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Crc32c(u32);
+
+impl Crc32c {
+    /// Of no byte yet.
+    pub const EMPTY: Self = Self(!0);
+
+    /// With the next piece.
+    #[must_use]
+    pub fn with(self, piece: &[u8]) -> Self {
+        Self(crc32c(self.0, piece))
+    }
+
+    /// As [`checksum`] gives it.
+    #[must_use]
+    pub fn checksum(self) -> u32 {
+        !self.0
+    }
 }
 
 /// Castagnoli's polynomial, bits reversed.

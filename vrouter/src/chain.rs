@@ -2,7 +2,7 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use encap::checksum::Sum;
+use encap::{checksum::Sum, sctp::Crc32c};
 
 use crate::{memory::Region, packet::Packet};
 
@@ -12,6 +12,14 @@ pub(crate) fn sum(packet: &Packet, region: &Region, start: usize, bytes: usize) 
     let mut sum = Sum::ZERO;
     visit(packet, region, start, bytes, |at, part| sum = sum.add_at(Sum::of(part), at));
     sum
+}
+
+/// The CRC-32C over the same bytes.
+#[must_use]
+pub(crate) fn crc32c(packet: &Packet, region: &Region, start: usize, bytes: usize) -> Crc32c {
+    let mut crc = Crc32c::EMPTY;
+    visit(packet, region, start, bytes, |_, part| crc = crc.with(part));
+    crc
 }
 
 /// Copies bytes of the packet from `start` on into `out`, as many as both have; returns how many.
@@ -55,7 +63,7 @@ mod tests {
     use encap::checksum::Sum;
     use proptest::{collection::vec, prelude::*};
 
-    use super::{copy, sum};
+    use super::{copy, crc32c, sum};
     use crate::{
         memory::{Depot, FramePool, Region, RegionConfig, Segment},
         packet::Packet,
@@ -94,6 +102,10 @@ mod tests {
             prop_assert_eq!(
                 sum(&packet, pool.region(), start, bytes).checksum(),
                 Sum::of(expected).checksum()
+            );
+            prop_assert_eq!(
+                crc32c(&packet, pool.region(), start, bytes).checksum(),
+                encap::sctp::checksum(expected)
             );
             let mut out = vec![0; bytes];
             let copied = copy(&packet, pool.region(), start, &mut out);

@@ -61,16 +61,17 @@ pub(super) fn finish_checksum(packet: &mut Packet, headers: &Headers, region: &R
     }
 }
 
-/// SCTP has a CRC-32C instead of a sum (RFC 9260 section 6.8). A chain is left as it is: no port
-/// makes one of SCTP.
+/// SCTP has a CRC-32C instead of a sum (RFC 9260 section 6.8).
 fn finish_sctp(packet: &mut Packet, region: &Region, start: usize, bytes: usize) {
-    let data = packet.data_mut(region);
-    let sctp = data.get_mut(start..).and_then(|data| data.get_mut(..bytes));
-    let Some(sctp) = sctp else { return };
-    let Some(field) = sctp.get_mut(8..12) else { return };
-    field.fill(0);
-    let checksum = encap::sctp::checksum(sctp).to_le_bytes();
-    if let Some(field) = sctp.get_mut(8..12) {
-        field.copy_from_slice(&checksum);
+    let place = start.saturating_add(8);
+    // The parser found the header whole in the first segment.
+    write_crc(packet.data_mut(region), place, 0);
+    let crc = chain::crc32c(packet, region, start, bytes);
+    write_crc(packet.data_mut(region), place, crc.checksum());
+}
+
+fn write_crc(data: &mut [u8], at: usize, checksum: u32) {
+    if let Some(field) = data.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+        *field = checksum.to_le_bytes();
     }
 }

@@ -76,19 +76,33 @@ fn a_chain_of_segments_is_summed_to_its_end() {
 }
 
 #[test]
-fn sctp_gets_its_crc() {
-    let mut sctp = vec![0x13, 0x88, 0x17, 0x70, 0, 0, 0, 0, 0, 0, 0, 0];
-    // INIT with its initiate tag.
-    sctp.extend_from_slice(&[1, 0, 0, 20, 0, 0, 0, 9, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 5]);
+fn sctp_gets_its_crc_also_over_several_segments() {
+    let jumbo = changed(offloading(), |kind| {
+        if let api::object::Kind::Port(port) = kind {
+            port.mtu_bytes = 9000;
+        }
+    });
+    for padding in [0, 3001, 8000] {
+        let mut sctp = vec![0x13, 0x88, 0x17, 0x70, 0, 0, 0, 0, 0x12, 0x34, 0x56, 0x78];
+        // INIT with its initiate tag, and padding after the chunk.
+        sctp.extend_from_slice(&[1, 0, 0, 20, 0, 0, 0, 9, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 5]);
+        sctp.extend((0..padding).map(|at: usize| at.to_le_bytes()[0]));
+        let output = run(jumbo.clone(), &[input("default/pod10", [sctp_frame(&sctp)])]);
+        let sent = &only_sent(&output, "default/pod11")[34..];
+        let found = u32::from_le_bytes(sent[8..12].try_into().unwrap());
+        sctp[8..12].fill(0);
+        assert_eq!(found, encap::sctp::checksum(&sctp), "{padding}");
+    }
+}
+
+/// An SCTP packet from pod 10 to pod 11 of node `a`.
+fn sctp_frame(sctp: &[u8]) -> Vec<u8> {
     let ethernet =
         PacketBuilder::ethernet2(Node::A.pod_mac(10).octets(), Node::A.gateway_mac().octets());
     let mut frame = Vec::new();
     let ip = ethernet.ipv4(Node::A.pod(10).octets(), Node::A.pod(11).octets(), 64);
-    ip.write(&mut frame, etherparse::IpNumber::SCTP, &sctp).unwrap();
-    let output = run(offloading(), &[input("default/pod10", [frame])]);
-    let sent = &only_sent(&output, "default/pod11")[34..];
-    let found = u32::from_le_bytes(sent[8..12].try_into().unwrap());
-    assert_eq!(found, encap::sctp::checksum(&sctp));
+    ip.write(&mut frame, etherparse::IpNumber::SCTP, sctp).unwrap();
+    frame
 }
 
 #[test]
