@@ -22,9 +22,9 @@ use crate::{
     trace::Detail,
 };
 
-/// Fragments of one packet at most: 64 KiB in pieces of 1,400 bytes, and as many as leave room in a
-/// burst.
-const FRAGMENTS_MAX: usize = 48;
+/// Fragments of one packet at most: 64 KiB in pieces of 552 bytes, below which no path's word about
+/// its MTU is believed, are 125.
+pub(crate) const FRAGMENTS_MAX: usize = 128;
 /// Fragment offsets count in units of eight bytes.
 const UNIT_BYTES: usize = 8;
 /// Flags of the fragment word: "reserved" and "don't fragment", and "more fragments".

@@ -116,8 +116,8 @@ impl Process for Pipeline {
         self.snapshots.refresh()
     }
 
-    /// What is to be sent is in `outbox` afterwards; it takes [`BURST_PACKETS_MAX`] packets a port,
-    /// so it should be empty before.
+    /// What is to be sent is in `outbox` afterwards; it takes all that one burst can become, so it
+    /// should be empty before.
     fn process(
         &mut self,
         ingress: PortRef,

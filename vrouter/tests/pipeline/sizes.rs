@@ -167,6 +167,34 @@ fn an_ipv4_packet_that_may_be_fragmented_is() {
     }
 }
 
+#[test]
+fn a_burst_of_packets_that_are_all_fragmented_comes_out_whole() {
+    let narrow = crate::rig::changed(objects(Node::A), |kind| {
+        if let control_api::engine::object::Kind::Tunnel(tunnel) = kind {
+            tunnel.mtu_bytes = 600;
+        }
+    });
+    let mut bench = Bench::with(narrow, 64);
+    let packets: Vec<_> = (0..64_u8)
+        .map(|number| {
+            let payload = vec![number; 1450 - 28];
+            let mut frame = Udp { payload, ..Udp::from_pod(Node::B.pod(10)) }.frame();
+            frame[18..20].copy_from_slice(&[0, number]);
+            frame[20] = 0;
+            fix_ipv4_checksum(&mut frame);
+            frame
+        })
+        .collect();
+    let outcome = bench.send_burst(0, "default/pod10", &packets);
+    assert!(outcome.drops.is_empty(), "{:?}", outcome.drops);
+    let frames: Vec<_> = outcome.sent.iter().map(|(_, frame)| inner(frame)).collect();
+    assert_eq!(frames.len(), 3 * packets.len());
+    for (fragments, packet) in frames.chunks(3).zip(&packets) {
+        assert_eq!(reassembled(fragments)[34..], packet[34..]);
+    }
+    assert_eq!(bench.frames_free(), 1024);
+}
+
 /// The fragments of a UDP packet from pod 10 of node `a` to pod 11, payload in pieces of 512 bytes.
 pub(crate) fn pieces(is_ipv4: bool) -> Vec<Vec<u8>> {
     let destination = if is_ipv4 { IpAddr::from(Node::A.pod(11)) } else { Node::A.pod6(11).into() };
