@@ -282,6 +282,11 @@ impl<A: Action> FlowWorker<A> {
         self.core.key(flow, Direction::Reply)
     }
 
+    /// What to do with packets of a flow, without recording one; `None` if the flow has ended.
+    pub fn action(&mut self, flow: FlowRef) -> Option<A> {
+        self.core.action(flow).map(from_words)
+    }
+
     /// Both actions of a connection, forward and reply: to keep what NAT decided when it is judged
     /// again.
     pub fn actions(&mut self, flow: FlowRef) -> Option<[A; 2]> {

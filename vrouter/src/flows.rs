@@ -23,27 +23,32 @@ const REPLAY_FRAGMENTS_MAX: u32 = 1 << 10;
 pub struct FlowAction {
     next_hop: u32,
     next_hop_generation: u16,
-    /// Bits: [`FlowAction::NO_ROUTE`].
+    /// Bits: [`FlowAction::NO_ROUTE`], [`FlowAction::LOCAL_SOURCE`].
     flags: u16,
     ingress_index: u16,
     ingress_generation: u16,
 }
 
 impl Action for FlowAction {
-    const LAYOUT: u32 = 1;
+    const LAYOUT: u32 = 2;
 }
 
 impl FlowAction {
     /// There was no way when the action was compiled: each packet asks again.
     const NO_ROUTE: u16 = 1;
+    /// The direction's source is an address of this node's own: its packets never come from the
+    /// fabric.
+    const LOCAL_SOURCE: u16 = 2;
 
     /// The action that sends packets along `way`. `ingress` is where the connection's first packet
     /// came in.
-    pub(crate) fn new(way: Option<&Way>, ingress: PortRef) -> Self {
+    pub(crate) fn new(way: Option<&Way>, ingress: PortRef, has_local_source: bool) -> Self {
+        let no_route = if way.is_some() { 0 } else { Self::NO_ROUTE };
+        let local_source = if has_local_source { Self::LOCAL_SOURCE } else { 0 };
         Self {
             next_hop: way.map_or(0, |way| way.next_hop.0),
             next_hop_generation: way.map_or(0, |way| way.generation),
-            flags: if way.is_some() { 0 } else { Self::NO_ROUTE },
+            flags: no_route | local_source,
             ingress_index: ingress.index,
             ingress_generation: ingress.generation,
         }
@@ -55,6 +60,12 @@ impl FlowAction {
     pub fn next_hop(&self) -> Option<(NextHopIndex, u16)> {
         let has_route = self.flags & Self::NO_ROUTE == 0;
         has_route.then_some((NextHopIndex(self.next_hop), self.next_hop_generation))
+    }
+
+    /// Whether packets of the direction come from an address of this node's own.
+    #[must_use]
+    pub fn has_local_source(&self) -> bool {
+        self.flags & Self::LOCAL_SOURCE != 0
     }
 
     /// The port that the connection's first packet came in on.

@@ -10,9 +10,10 @@ use flowtable::{ConfigView, Direction, FlowHash, FlowRef, Lookup, Verdict};
 
 use crate::{
     burst::BURST_PACKETS_MAX,
+    config::Role,
     drops::DropReason,
     packet::Packet,
-    parse::{Headers, Message},
+    parse::{Headers, Message, Refusal},
     pipeline::{Pass, Scratch},
     trace::Detail,
 };
@@ -55,6 +56,9 @@ impl<'a> Pass<'a> {
         hash: FlowHash,
         flow: FlowRef,
     ) {
+        if let Err(refusal) = self.check_flow_source(headers, flow) {
+            return self.refuse(packet, refusal);
+        }
         let now = self.now.ticks();
         let Some(recorded) = self.worker.record(flow, &headers.facts(), now) else {
             // It ended since the lookup, or is about to start over.
@@ -74,6 +78,16 @@ impl<'a> Pass<'a> {
             // configuration.
             None => self.judge_again(packet, headers, hash, flow),
         }
+    }
+
+    /// Before a packet of the fabric is recorded: it may not close, or refresh, a connection that is
+    /// none of its sender's.
+    fn check_flow_source(&mut self, headers: &Headers, flow: FlowRef) -> Result<(), Refusal> {
+        if self.ingress.role != Role::Uplink {
+            return Ok(());
+        }
+        let action = self.worker.action(flow);
+        self.check_fabric_source(headers, action.is_some_and(|action| action.has_local_source()))
     }
 
     /// Later fragments of a datagram follow its first one's flow.

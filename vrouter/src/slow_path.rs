@@ -46,12 +46,24 @@ struct Decision {
     forward: Way,
     /// `None` while there is no route back; packets of that direction ask again.
     reply: Option<Way>,
+    /// Whether the original source, and the original destination, are addresses of this node's own.
+    is_local: [bool; 2],
 }
 
 impl Decision {
     fn actions(&self, ingress: crate::port::PortRef) -> [FlowAction; 2] {
-        let forward = FlowAction::new(Some(&self.forward), ingress);
-        [forward, FlowAction::new(self.reply.as_ref(), ingress)]
+        let [forward_is_local, reply_is_local] = self.is_local;
+        let forward = FlowAction::new(Some(&self.forward), ingress, forward_is_local);
+        [forward, FlowAction::new(self.reply.as_ref(), ingress, reply_is_local)]
+    }
+
+    /// Whether packets of a direction come from an address of this node's own.
+    fn has_local_source(&self, direction: Direction) -> bool {
+        let [forward, reply] = self.is_local;
+        match direction {
+            Direction::Forward => forward,
+            Direction::Reply => reply,
+        }
     }
 
     fn scopes(&self) -> Scopes {
@@ -108,7 +120,7 @@ impl Pass<'_> {
         let reply = forward.reversed();
         let reply_hash = self.flows.hash(&reply);
         let decision = self.decide_both(&forward, hash, &reply, reply_hash)?;
-        self.check_fabric_source(headers, &decision)?;
+        self.check_fabric_source(headers, decision.has_local_source(Direction::Forward))?;
         if self.is_discard(decision.forward) {
             // Nothing to remember: the route says it to each packet.
             return Ok(Opened::Without(decision.forward));
@@ -131,24 +143,46 @@ impl Pass<'_> {
             InsertOutcome::Refused(reason) => {
                 Err(Refusal::new(DropReason::FlowInvalid, Detail::Invalid { reason }))
             }
-            InsertOutcome::Full | InsertOutcome::ReplyCollision => {
+            InsertOutcome::Full => {
                 Err(Refusal::new(DropReason::FlowTableFull, headers.flow_detail()))
+            }
+            InsertOutcome::ReplyCollision => {
+                Err(Refusal::new(DropReason::FlowReplyCollision, headers.flow_detail()))
             }
         }
     }
 
-    /// What comes from another node cannot come from an address behind one of our own ports.
-    fn check_fabric_source(&self, headers: &Headers, decision: &Decision) -> Result<(), Refusal> {
-        let is_ours = self.ingress.role == Role::Uplink
-            && decision.reply.is_some_and(|way| {
-                let hop = self.snapshot.next_hop(way.next_hop, way.generation);
-                matches!(hop, Some(NextHop::Port(_)))
-            });
-        if is_ours {
+    /// What comes out of a tunnel cannot come from an address of this node's own: a pod's, the
+    /// node's, the gateway's. Every packet of a flow is held to it, the first, later ones and stale
+    /// ones, in both directions; `has_local_source` is the direction's as it was decided last.
+    ///
+    /// It is the whole check. Other sources may come out of any tunnel: where a route leads through
+    /// a port, such as the node's own stack for everything else, the source is not that port's; and
+    /// which tunnel a packet came out of is told by an outer source address that anybody on the
+    /// underlay can write, and that a node with several addresses may choose another one for than
+    /// we send to.
+    pub(crate) fn check_fabric_source(
+        &self,
+        headers: &Headers,
+        has_local_source: bool,
+    ) -> Result<(), Refusal> {
+        if has_local_source && self.ingress.role == Role::Uplink {
             let detail = Detail::Source { source: headers.source };
             return Err(Refusal::new(DropReason::RpfSpoofedSource, detail));
         }
         Ok(())
+    }
+
+    /// Whether `address`, to which `way` leads, is this node's own.
+    fn is_local(&self, vrf: VrfIndex, address: IpAddr, way: Option<&Way>) -> bool {
+        let hop = way.and_then(|way| self.snapshot.next_hop(way.next_hop, way.generation));
+        let is_of_port = match hop {
+            Some(NextHop::Port(hop)) => {
+                self.snapshot.port(hop.port).is_some_and(|port| port.addresses.contains(&address))
+            }
+            _ => false,
+        };
+        is_of_port || self.snapshot.vrf(vrf).is_some_and(|vrf| vrf.is_gateway(address))
     }
 
     /// A packet of a flow that depends on something that changed since: the connection gets new
@@ -167,16 +201,21 @@ impl Pass<'_> {
         };
         let hashes = (self.flows.hash(&original), self.flows.hash(&reply));
         let decision = match self.decide_both(&original, hashes.0, &reply, hashes.1) {
-            Ok(decision) if !self.is_discard(decision.forward) => decision,
-            Ok(decision) => {
-                let _ = self.worker.remove(flow);
-                return self.send_along(packet, headers, hash, decision.forward);
-            }
+            Ok(decision) => decision,
             Err(refusal) => {
                 let _ = self.worker.remove(flow);
                 return self.refuse_routing(packet, headers, refusal);
             }
         };
+        let has_local_source = decision.has_local_source(flow.direction());
+        if let Err(refusal) = self.check_fabric_source(headers, has_local_source) {
+            // The connection is somebody else's: it waits for a packet of its own.
+            return self.refuse(packet, refusal);
+        }
+        if self.is_discard(decision.forward) {
+            let _ = self.worker.remove(flow);
+            return self.send_along(packet, headers, hash, decision.forward);
+        }
         let ingress =
             self.worker.actions(flow).map_or(packet.ingress, |[forward, _]| forward.ingress());
         let version = self.config_view().version;
@@ -209,10 +248,14 @@ impl Pass<'_> {
         reply_hash: FlowHash,
     ) -> Result<Decision, Refusal> {
         let vrf = VrfIndex(forward.vrf());
-        Ok(Decision {
-            forward: self.decide(vrf, forward.destination(), forward_hash)?,
-            reply: self.decide(vrf, reply.destination(), reply_hash).ok(),
-        })
+        let (source, destination) = (reply.destination(), forward.destination());
+        let forward = self.decide(vrf, destination, forward_hash)?;
+        let reply = self.decide(vrf, source, reply_hash).ok();
+        let is_local = [
+            self.is_local(vrf, source, reply.as_ref()),
+            self.is_local(vrf, destination, Some(&forward)),
+        ];
+        Ok(Decision { forward, reply, is_local })
     }
 
     /// Decides where packets to `destination` go.

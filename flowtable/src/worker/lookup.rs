@@ -88,16 +88,7 @@ impl WorkerCore {
         facts: &PacketFacts,
         now: Ticks,
     ) -> Option<([u64; 4], Verdict)> {
-        self.wake();
-        let life = self.life(flow)?;
-        let entry = self.store.entries.at(flow.entry)?;
-        let stamp = entry.stamp();
-        let is_own = stamp.connection == flow.connection && stamp.generation == flow.generation;
-        let action = if is_own {
-            entry.action()
-        } else {
-            self.store.entries.at(life.entry.with(flow.direction()))?.action()
-        };
+        let action = self.action(flow)?;
         let sides = self.store.sides(flow.connection, flow.direction())?;
         match tracking::advance(sides, facts, &self.store.tracking) {
             Tracked::Valid { verdict, refreshes } => {
@@ -131,6 +122,18 @@ impl WorkerCore {
         self.wake();
         let life = self.life(flow)?;
         Some(self.store.entries.at(life.entry.with(direction))?.key())
+    }
+
+    #[inline]
+    pub(super) fn action(&mut self, flow: FlowRef) -> Option<[u64; 4]> {
+        self.wake();
+        let life = self.life(flow)?;
+        let entry = self.store.entries.at(flow.entry)?;
+        let stamp = entry.stamp();
+        if stamp.connection == flow.connection && stamp.generation == flow.generation {
+            return Some(entry.action());
+        }
+        Some(self.store.entries.at(life.entry.with(flow.direction()))?.action())
     }
 
     pub(super) fn actions(&mut self, flow: FlowRef) -> Option<[[u64; 4]; 2]> {

@@ -8,6 +8,7 @@
 
 mod bench;
 mod checksums;
+mod fabric_source;
 mod flows;
 mod forwarding;
 mod gateway;

@@ -352,6 +352,26 @@ pub(crate) fn assert_checksums(frame: &[u8]) {
     }
 }
 
+/// An IPv4 or IPv6 packet of node `b`, as node `a` receives it from the fabric.
+pub(crate) fn from_b(packet: &Udp) -> Vec<u8> {
+    let inner =
+        Udp { macs: (Node::B.mac(), Node::A.mac()), payload: packet.payload.clone(), ..*packet };
+    frame_from_b(&inner.frame())
+}
+
+/// An inner frame in the outer headers that node `b` puts around it for node `a`.
+pub(crate) fn frame_from_b(inner: &[u8]) -> Vec<u8> {
+    let mut payload = vec![8, 0, 0, 0, 0, 0, 1, 0];
+    payload.extend_from_slice(inner);
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(Node::B.mac().octets(), Node::A.mac().octets())
+        .ipv4(Node::B.ip().octets(), Node::A.ip().octets(), 64)
+        .udp(50_000, 4789)
+        .write(&mut frame, &payload)
+        .unwrap();
+    frame
+}
+
 /// The inner frame of an encapsulated one, over either underlay.
 pub(crate) fn inner(frame: &[u8]) -> &[u8] {
     let is_v4 = frame[12..14] == [0x08, 0x00];
