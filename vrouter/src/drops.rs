@@ -102,4 +102,13 @@ drop_reasons! {
     HostPortMissing => "host_port_missing",
     /// A received frame was larger than a packet can be.
     RxOversized => "rx_oversized",
+    /// The packet is in a form that the port's device takes from nobody: too short, or in more
+    /// pieces than it can join.
+    TxUnsendable => "tx_unsendable",
+    /// The transmit queue went away while the packet was on its way to it.
+    TxQueueGone => "tx_queue_gone",
+    /// Another connection's answers have the addresses and ports that this one's would have.
+    FlowReplyCollision => "flow_reply_collision",
+    /// An ICMP message of a type that a router neither forwards nor answers.
+    IcmpUnserved => "icmp_unserved",
 }

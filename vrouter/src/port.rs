@@ -16,7 +16,7 @@ pub use device::{
     PortRequest, Role, SteerError, Steering,
 };
 
-use crate::{burst::Burst, memory::FramePool};
+use crate::{burst::Burst, memory::FramePool, packet::Packet};
 
 /// Ports at most: pods of a large node (500), an uplink, a host port, and as many again for
 /// interfaces of tenants.
@@ -48,9 +48,16 @@ pub trait PortQueue: Send {
 
     /// Takes packets from the front of `burst`, in order, until it is empty or the ring is full.
     ///
-    /// Returns the number taken. What stays belongs to the caller, who counts it as
-    /// [`crate::drops::DropReason::TxRingFull`].
+    /// Packets that the queue cannot send at all stay; others go past them. Returns the number
+    /// taken. What stays belongs to the caller, who counts it as
+    /// [`crate::drops::DropReason::TxUnsendable`] or [`crate::drops::DropReason::TxRingFull`], as
+    /// [`Self::can_send`] says.
     fn tx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst) -> usize;
+
+    /// Whether the queue could send `packet` if its ring had room.
+    fn can_send(&self, _packet: &Packet) -> bool {
+        true
+    }
 
     /// Wakes the kernel if it asked for it, refills the receive ring, and reclaims sent frames.
     ///

@@ -137,7 +137,7 @@ impl Pass<'_> {
             Message::IcmpError => self.follow_quoted_flow(packet, &headers),
             Message::Unserved(kind, code) => {
                 let detail = Detail::Message { kind, code };
-                self.drop_packet(packet, DropReason::FlowInvalid, detail);
+                self.drop_packet(packet, DropReason::IcmpUnserved, detail);
             }
             _ => scratch.push(packet, headers),
         }

@@ -1,24 +1,27 @@
 //! Faults on demand, around any queue: what tests need to see an engine survive.
 
 use std::{
+    mem,
     os::fd::BorrowedFd,
     sync::{
         Arc,
         atomic::{
-            AtomicBool, AtomicUsize,
+            AtomicBool, AtomicU32, AtomicUsize,
             Ordering::{Acquire, Release},
         },
     },
 };
 
 use super::{OpenedPort, PeerGone, PortQueue};
-use crate::{burst::Burst, memory::FramePool};
+use crate::{burst::Burst, memory::FramePool, packet::Packet};
 
 /// The faults of a port. The test writes; workers and the main thread read.
 #[derive(Debug, Default)]
 pub struct Faults {
     is_peer_gone: AtomicBool,
     is_tx_ring_full: AtomicBool,
+    /// 0: all can be sent.
+    unsendable_bytes_max: AtomicU32,
     frames_stuck: AtomicUsize,
 }
 
@@ -31,6 +34,11 @@ impl Faults {
     /// Transmit rings take nothing, or take packets again.
     pub fn fill_tx_ring(&self, is_full: bool) {
         self.is_tx_ring_full.store(is_full, Release);
+    }
+
+    /// Packets of up to so many bytes cannot be sent.
+    pub fn refuse_up_to(&self, bytes: u32) {
+        self.unsendable_bytes_max.store(bytes, Release);
     }
 
     /// So many frames are never let go of after the queue was closed, until told otherwise.
@@ -63,7 +71,20 @@ impl PortQueue for FaultyQueue {
         if self.faults.is_tx_ring_full.load(Acquire) {
             return 0;
         }
-        self.inner.tx_burst(pool, burst)
+        let refused = self.faults.unsendable_bytes_max.load(Acquire);
+        if refused == 0 {
+            return self.inner.tx_burst(pool, burst);
+        }
+        let (kept, mut sendable): (Burst, Burst) =
+            mem::take(burst).into_iter().partition(|packet| packet.total_bytes() <= refused);
+        let taken = self.inner.tx_burst(pool, &mut sendable);
+        burst.extend(kept.into_iter().chain(sendable));
+        taken
+    }
+
+    fn can_send(&self, packet: &Packet) -> bool {
+        packet.total_bytes() > self.faults.unsendable_bytes_max.load(Acquire)
+            && self.inner.can_send(packet)
     }
 
     fn flush(&mut self, pool: &mut FramePool) -> Result<(), PeerGone> {

@@ -11,6 +11,7 @@ use crate::{
     handoff::{Handoff, HandoffRings},
     memory::FramePool,
     outbox::Outbox,
+    packet::Packet,
     port::{PORTS_MAX, PortQueue, PortRef},
     stats::WorkerStats,
 };
@@ -76,17 +77,14 @@ impl Egress {
     /// empty.
     pub(super) fn send(&mut self, index: u16, burst: &mut Burst, pool: &mut FramePool) {
         let reason = match self.way(index) {
-            Some((port, Way::Own(slot))) => {
-                self.transmit(port, slot, burst, pool);
-                DropReason::TxRingFull
-            }
+            Some((port, Way::Own(slot))) => return self.transmit(port, slot, burst, pool),
             Some((port, Way::Via(worker))) => {
                 self.handoffs.push_burst(worker, port, burst);
                 DropReason::HandoffRingFull
             }
             _ => DropReason::PortDown,
         };
-        drop_rest(burst, reason, pool, &self.stats);
+        drop_rest(burst, pool, &self.stats, |_| reason);
     }
 
     /// Moves packets that wait in an incoming ring to `outbox`; whether there were any.
@@ -114,15 +112,13 @@ impl Egress {
     /// Sends what another worker handed over; leaves the burst empty. It never goes on to a third
     /// worker.
     pub(super) fn deliver(&mut self, index: u16, burst: &mut Burst, pool: &mut FramePool) {
-        let mut reason = DropReason::PortDown;
         if let Some((port, Way::Own(slot))) = self.way(index) {
-            self.transmit(port, slot, burst, pool);
-            reason = DropReason::TxRingFull;
+            return self.transmit(port, slot, burst, pool);
         }
-        drop_rest(burst, reason, pool, &self.stats);
+        drop_rest(burst, pool, &self.stats, |_| DropReason::PortDown);
     }
 
-    /// Puts packets on a transmit ring, and counts those that are on it.
+    /// Puts packets on a transmit ring, and counts those that are on it; leaves the burst empty.
     fn transmit(
         &mut self,
         port: PortRef,
@@ -130,11 +126,20 @@ impl Egress {
         burst: &mut Burst,
         pool: &mut FramePool,
     ) {
-        let Some(owned) = self.queues.touch(slot) else { return };
+        let Some(owned) = self.queues.touch(slot) else {
+            return drop_rest(burst, pool, &self.stats, |_| DropReason::TxQueueGone);
+        };
         let offered = Tally::of(burst);
         owned.queue.tx_burst(pool, burst);
-        self.queues.heat(slot);
         offered.less(&Tally::of(burst)).count(port, &self.stats);
+        drop_rest(burst, pool, &self.stats, |packet| {
+            if owned.queue.can_send(packet) {
+                DropReason::TxRingFull
+            } else {
+                DropReason::TxUnsendable
+            }
+        });
+        self.queues.heat(slot);
     }
 
     fn way(&self, index: u16) -> Option<(PortRef, Way)> {
@@ -156,15 +161,15 @@ pub(super) fn count_received(port: PortRef, burst: &Burst, stats: &WorkerStats) 
     stats.burst(packets);
 }
 
-/// Frees what is left of a burst; the packets died of `reason`.
-pub(super) fn drop_rest(
+/// Frees what is left of a burst; `reason` tells what each packet died of.
+fn drop_rest(
     burst: &mut Burst,
-    reason: DropReason,
     pool: &mut FramePool,
     stats: &WorkerStats,
+    reason: impl Fn(&Packet) -> DropReason,
 ) {
     for packet in burst.drain(..) {
-        stats.dropped(packet.ingress, reason, 1);
+        stats.dropped(packet.ingress, reason(&packet), 1);
         pool.free_packet(packet);
     }
 }
@@ -219,6 +224,73 @@ impl Tally {
         stats.tx(port, self.packets, self.bytes);
         for (ingress, count) in &self.by_ingress {
             stats.forwarded(*ingress, *count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::BorrowedFd;
+
+    use super::*;
+    use crate::{
+        idle::Doorbell,
+        memory::{Depot, Region, RegionConfig},
+        port::PeerGone,
+        stats::EngineStats,
+    };
+
+    /// Takes nothing.
+    struct Nowhere;
+
+    impl PortQueue for Nowhere {
+        fn rx_burst(&mut self, _: &mut FramePool, _: &mut Burst) -> usize {
+            0
+        }
+
+        fn tx_burst(&mut self, _: &mut FramePool, _: &mut Burst) -> usize {
+            0
+        }
+
+        fn flush(&mut self, _: &mut FramePool) -> Result<(), PeerGone> {
+            Ok(())
+        }
+
+        fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        fn drain(&mut self, _: &mut FramePool) -> usize {
+            0
+        }
+    }
+
+    #[test]
+    fn packets_to_a_queue_that_is_gone_are_not_the_rings_fault() {
+        let config = RegionConfig { frame_count: 64, huge_pages: false, ..Default::default() };
+        let mut pool = FramePool::new(Depot::new(Arc::new(Region::create(&config).unwrap())));
+        let stats = Arc::new(WorkerStats::new());
+        let bell = Arc::new(Doorbell::new().unwrap());
+        let rings = HandoffRings::mesh(&[bell]).remove(0);
+        let mut egress = Egress::new(rings, Arc::clone(&stats));
+        let (port, ingress) =
+            (PortRef { index: 1, generation: 0 }, PortRef { index: 2, generation: 0 });
+        let slot = egress.attach(port, Box::new(Nowhere)).ok().unwrap();
+        let mut send = |egress: &mut Egress| {
+            let mut burst = Burst::new();
+            burst.push(pool.copy_in(&[0; 60], ingress).unwrap());
+            egress.send(port.index, &mut burst, &mut pool);
+            assert!(burst.is_empty());
+        };
+        send(&mut egress);
+        // Its way still leads there.
+        egress.queues.remove(slot);
+        send(&mut egress);
+        egress.close(port);
+        send(&mut egress);
+        let totals = EngineStats::new([stats]).port(ingress);
+        for reason in [DropReason::TxRingFull, DropReason::TxQueueGone, DropReason::PortDown] {
+            assert_eq!(totals.dropped_for(reason), 1, "{reason:?}");
         }
     }
 }

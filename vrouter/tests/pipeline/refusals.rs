@@ -48,6 +48,17 @@ fn a_spoofed_packet_of_a_known_flow_is_dropped_too() {
 }
 
 #[test]
+fn an_icmp_message_that_routers_do_not_serve_has_a_reason_of_its_own() {
+    let mut v4 = echo_request(Node::A.pod(11), b"");
+    v4[34] = 42;
+    let mut v6 = echo_request(Node::A.pod6(11), b"");
+    v6[54] = 140;
+    let output = run_from("default/pod10", [v4, v6]);
+    assert_all_dropped(&output, DropReason::IcmpUnserved);
+    assert_eq!(output.drops[0].detail, "type 42 code 0");
+}
+
+#[test]
 fn frames_to_other_macs_and_groups_are_dropped() {
     let to = |mac: MacAddress, destination: Ipv4Addr| {
         let mut udp = Udp::from_pod(destination);

@@ -78,6 +78,33 @@ fn a_full_transmit_ring_drops_and_counts() {
 }
 
 #[test]
+fn packets_that_a_port_cannot_send_have_a_reason_of_their_own_and_hold_up_nobody() {
+    let mut rig = Rig::new(2, IdleMode::Adaptive);
+    let (a, mut peer_a) = rig.add(0, 1);
+    let b = rig.next_port(1);
+    let (opened, mut peer_b) = rig.open(b, 1);
+    let faults = Arc::new(Faults::default());
+    rig.attach(b, wrap(opened, &faults));
+    rig.patch.connect(a, b);
+    faults.refuse_up_to(20);
+    for number in 0..50 {
+        assert!(peer_a.send(0, &[number; 14]));
+        assert!(peer_a.send(0, &frame(number.into())));
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let mut received = 0;
+    while received < 50 {
+        assert!(Instant::now() < deadline);
+        received += usize::from(peer_b.receive().is_some());
+        thread::yield_now();
+    }
+    drop((peer_a, peer_b));
+    let stats = rig.finish(&[a, b]);
+    assert_eq!(stats.port(a).dropped_for(DropReason::TxUnsendable), 50);
+    assert_eq!((stats.port(a).dropped(), stats.port(b).tx_packets), (50, 50));
+}
+
+#[test]
 fn a_worker_that_stalls_is_reported_and_so_is_its_recovery() {
     let mut rig = Rig::new(1, IdleMode::Adaptive);
     let (a, mut peer) = rig.add(0, 1);

@@ -369,6 +369,10 @@ impl PortQueue for AfXdpQueue {
         taken
     }
 
+    fn can_send(&self, packet: &Packet) -> bool {
+        self.limits.descriptors(packet, self.ledger.region()).is_some()
+    }
+
     fn flush(&mut self, pool: &mut FramePool) -> Result<(), PeerGone> {
         if self.tx_lent > 0 {
             self.reclaim(pool);
