@@ -61,7 +61,7 @@ pub enum Backend {
     AfXdp {
         /// Its name.
         interface: String,
-        /// How many queues to open; 0: as many as fit.
+        /// How many queues to open; 0: all.
         queues: u32,
         /// Copy or zero copy, native or generic.
         mode: Mode,

@@ -55,7 +55,7 @@ pub struct Config {
     pub uplink: String,
     /// How its queues are opened.
     pub uplink_mode: Mode,
-    /// How many of its queues are opened; 0: as many as there are workers and queues.
+    /// How many of its queues are opened; 0: all.
     pub uplink_queues: u32,
     /// The pods' MTU; measured if there is none.
     pub pod_mtu_bytes: Option<u32>,

@@ -61,7 +61,7 @@ pub(super) fn xdp(interface: &Interface, features: Option<XdpFeatures>) -> Findi
 
 fn queues(interface: &Interface, question: &HostQuestion) -> Finding {
     const REASON: &str = "a queue has one worker: fewer queues than workers leave workers idle, and \
-                          a queue that nobody serves is left to the kernel";
+                          with more of them workers serve several, each with fewer frames ready";
     let workers = question.worker_cpus.len().max(1);
     let found = format!("{} rx queues, {workers} workers", interface.rx_queues);
     if usize::try_from(interface.rx_queues).unwrap_or(usize::MAX) == workers {

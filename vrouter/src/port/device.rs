@@ -33,7 +33,8 @@ pub struct AfXdpBackend {
     pub interface: String,
     /// The network namespace it lives in; `None`: the engine's own.
     pub netns_path: Option<PathBuf>,
-    /// Queues to open, from 0; `None`: as many as there are workers and the device has.
+    /// Queues to open, from 0; `None`: all that the device has. What comes in on a queue that is
+    /// not open is lost, or on an uplink the kernel's.
     pub queues: Option<u16>,
     /// Which mode is asked for.
     pub mode: AfXdpMode,
@@ -68,7 +69,7 @@ pub struct PortRequest {
     pub backend: Backend,
     /// The largest IP packet to carry, if not what the device says.
     pub mtu_bytes: Option<u32>,
-    /// Workers there are: more queues are of no use.
+    /// Workers there are, to share the queues between them.
     pub worker_count: u16,
 }
 

@@ -72,6 +72,11 @@ impl EngineNode {
     /// Starts an engine in a namespace that has the interface `up0`; the tunnel and the pods come
     /// with [`Self::configure`].
     pub(crate) fn start(namespace: Namespace, node: Node, peer: Node) -> Self {
+        Self::start_with(namespace, node, peer, 2)
+    }
+
+    /// As [`Self::start`], with so many workers.
+    pub(crate) fn start_with(namespace: Namespace, node: Node, peer: Node, workers: u8) -> Self {
         set_up_uplink(&namespace, node);
         set_up_host_port(&namespace, node);
         let (questions, inbox) = mpsc::channel();
@@ -80,7 +85,7 @@ impl EngineNode {
             let file = File::open(path).unwrap();
             // All threads of the engine are started from here, and so are in the namespace too.
             move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            run(&inbox)
+            run(&inbox, workers)
         });
         let pods = Vec::new();
         Self {
@@ -97,9 +102,14 @@ impl EngineNode {
 
     /// Attaches pods 10, 11 and so on.
     pub(crate) fn attach_pods(&mut self, count: u8, mtu_bytes: u16) {
+        self.attach_pods_with(count, mtu_bytes, 1);
+    }
+
+    /// As [`Self::attach_pods`], with interfaces of so many queues.
+    pub(crate) fn attach_pods_with(&mut self, count: u8, mtu_bytes: u16, queues: u8) {
         for number in (10..).take(usize::from(count)) {
-            let end = host_end(number);
-            self.pods.push(Pod::create(&self.namespace, self.node, number, &end, mtu_bytes));
+            let (at, end) = (&self.namespace, host_end(number));
+            self.pods.push(Pod::create(at, self.node, number, &end, mtu_bytes, queues));
         }
     }
 
@@ -258,10 +268,10 @@ fn port(
 }
 
 /// What the engine's main thread does, until nobody asks any more.
-fn run(inbox: &mpsc::Receiver<Question>) -> Stopped {
+fn run(inbox: &mpsc::Receiver<Question>, workers: u8) -> Stopped {
     let flows = Arc::new(Flows::create(&flow_config()).unwrap());
     let config = EngineConfig {
-        workers: vec![WorkerPlace::default(); 2],
+        workers: vec![WorkerPlace::default(); workers.into()],
         idle: IdleMode::Adaptive,
         region: RegionConfig { frame_count: FRAMES, frame_bytes: 2048, huge_pages: false },
     };

@@ -55,7 +55,7 @@ impl LinuxNode {
         }
         let attach = |number: u8| {
             let end = format!("veth{number}");
-            let pod = Pod::create(&namespace, node, number, &end, mtu);
+            let pod = Pod::create(&namespace, node, number, &end, mtu, 1);
             namespace.ip(&format!("link set {end} master cni0"));
             pod
         };

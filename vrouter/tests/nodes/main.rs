@@ -11,5 +11,6 @@ mod linux_node;
 #[path = "../support/namespace.rs"]
 mod namespace;
 mod plan;
+mod queues;
 mod scenarios;
 mod traffic;

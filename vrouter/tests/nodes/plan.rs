@@ -75,11 +75,14 @@ impl Pod {
         number: u8,
         host_end: &str,
         mtu_bytes: u16,
+        queues: u8,
     ) -> Self {
         let namespace = Namespace::create("pod");
         let mac = node.pod_mac(number);
+        let queues = format!("numtxqueues {queues} numrxqueues {queues}");
         at.ip(&format!(
-            "link add {host_end} mtu {mtu_bytes} type veth peer eth0 mtu {mtu_bytes} address {mac} netns {}",
+            "link add {host_end} mtu {mtu_bytes} {queues} type veth \
+             peer eth0 mtu {mtu_bytes} address {mac} netns {} {queues}",
             namespace.name()
         ));
         at.ip(&format!("link set {host_end} up"));

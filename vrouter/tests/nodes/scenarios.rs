@@ -16,8 +16,13 @@ pub(crate) const TWO: Node = Node(2);
 
 /// The namespaces of two nodes, joined by the underlay.
 fn underlay() -> [Namespace; 2] {
+    underlay_of(2)
+}
+
+/// As [`underlay`], with so many queues at each end.
+pub(crate) fn underlay_of(queues: u32) -> [Namespace; 2] {
     let (one, two) = (Namespace::create("one"), Namespace::create("two"));
-    join((&one, "up0"), (&two, "up0"), 2, 1500);
+    join((&one, "up0"), (&two, "up0"), queues, 1500);
     [one, two]
 }
 

@@ -46,10 +46,10 @@ const UPLINK_ENTRIES: RingEntries =
     RingEntries { rx: 2048, tx: 2048, fill: 2048, completion: 2048 };
 /// Rings of a guest port and of the host port, of which a node has hundreds.
 const GUEST_ENTRIES: RingEntries = RingEntries { rx: 1024, tx: 1024, fill: 1024, completion: 1024 };
-/// Frames that an uplink's queue keeps ready to receive into.
-const UPLINK_FILL_FRAMES: u32 = 2048;
-/// Frames that a guest's queue keeps ready: a TCP window of 700 kB, and 1 MiB of packet memory.
-const GUEST_FILL_FRAMES: u32 = 512;
+/// Frames that an uplink keeps ready to receive into, for each worker that serves it.
+const UPLINK_FILL: FillFrames = FillFrames { per_worker: 2048, per_queue_min: 256 };
+/// Frames that a guest port keeps ready: a TCP window of 700 kB, and 1 MiB of packet memory.
+const GUEST_FILL: FillFrames = FillFrames { per_worker: 512, per_queue_min: 128 };
 /// Queues that the program's map of sockets has room for (`QUEUES_MAX` in `bpf/kernel.h`).
 const QUEUES_MAX: u32 = 256;
 /// What the kernel keeps free before the headroom of a received frame (`XDP_PACKET_HEADROOM`).
@@ -111,6 +111,24 @@ pub enum OpenAfXdpError {
     Bind { interface: String, queue: u32, refusals: String },
 }
 
+/// Frames that a port keeps ready to receive into. Queues that have to share a worker share its
+/// frames too, so that a NIC of 64 queues does not swallow packet memory.
+#[derive(Clone, Copy, Debug)]
+struct FillFrames {
+    /// What a queue has that is alone on its worker.
+    per_worker: u32,
+    /// What a queue has at least: a burst or two of one flow.
+    per_queue_min: u32,
+}
+
+impl FillFrames {
+    fn of_queue(self, queue_count: u32, worker_count: u16) -> u32 {
+        let workers = u32::from(worker_count).clamp(1, queue_count.max(1));
+        let share = self.per_worker.saturating_mul(workers) / queue_count.max(1);
+        share.max(self.per_queue_min)
+    }
+}
+
 /// Opens AF_XDP ports over one region of packet memory.
 pub struct AfXdpOpener {
     region: Arc<Region>,
@@ -137,7 +155,7 @@ impl AfXdpOpener {
             return Err(OpenAfXdpError::OtherBackend);
         };
         let interface = find(&backend.interface)?;
-        let queue_count = queue_count(&interface, backend, request.worker_count)?;
+        let queue_count = queue_count(&interface, backend)?;
         let mut refusals = Vec::new();
         let program = self.attach(&interface, request.role, backend.mode, &mut refusals)?;
         let opening = Opening { region: &self.region, request, interface: &interface };
@@ -146,7 +164,7 @@ impl AfXdpOpener {
             opening.bind_queues(backend, queue_count, is_native, &mut refusals, pool)?;
         if queue_count < interface.rx_queues {
             let rest = interface.rx_queues - queue_count;
-            refusals.push(format!("{rest} of its rx queues are not served: see ethtool -L"));
+            refusals.push(format!("{rest} of its rx queues are not served, as configured"));
         }
         let device = AfXdpDevice {
             backend: backend_name(is_native, binding),
@@ -254,9 +272,12 @@ impl Opening<'_> {
     ) -> Result<(Vec<AfXdpQueue>, Binding), OpenAfXdpError> {
         let mut queues = Vec::new();
         let mut first: Option<(Weak<Socket>, Binding)> = None;
+        let fill = if self.request.role == Role::Uplink { UPLINK_FILL } else { GUEST_FILL };
+        let fill_frames = fill.of_queue(queue_count, self.request.worker_count);
         for queue in 0..queue_count {
             let sharing = first.as_ref().and_then(|(socket, _)| socket.upgrade());
-            let opened = self.prepare(backend, sharing.is_none(), pool).and_then(|prepared| {
+            let prepared = self.prepare(backend, fill_frames, sharing.is_none(), pool);
+            let opened = prepared.and_then(|prepared| {
                 let modes = modes(backend.mode, is_native);
                 self.bind(prepared, queue, modes, sharing.as_deref(), refusals, pool)
             });
@@ -280,12 +301,12 @@ impl Opening<'_> {
     fn prepare(
         &self,
         backend: &AfXdpBackend,
+        fill_frames: u32,
         is_first: bool,
         pool: &mut FramePool,
     ) -> Result<AfXdpQueue, OpenAfXdpError> {
         let is_uplink = self.request.role == Role::Uplink;
         let entries = if is_uplink { UPLINK_ENTRIES } else { GUEST_ENTRIES };
-        let fill_frames = if is_uplink { UPLINK_FILL_FRAMES } else { GUEST_FILL_FRAMES };
         let interface = || self.interface.name.clone();
         let socket = Socket::create(Arc::clone(self.region)).map_err(OpenAfXdpError::Socket)?;
         if is_first {
@@ -420,14 +441,12 @@ fn find(name: &str) -> Result<Interface, OpenAfXdpError> {
     })
 }
 
-fn queue_count(
-    interface: &Interface,
-    backend: &AfXdpBackend,
-    worker_count: u16,
-) -> Result<u32, OpenAfXdpError> {
+/// All queues of the device, unless so many are asked for: a frame can go to the socket of its own
+/// queue only, so one without a socket loses what comes in on it.
+fn queue_count(interface: &Interface, backend: &AfXdpBackend) -> Result<u32, OpenAfXdpError> {
     let available = interface.rx_queues.min(QUEUES_MAX);
     match backend.queues.map(u32::from) {
-        None => Ok(available.min(u32::from(worker_count)).max(1)),
+        None => Ok(available.max(1)),
         Some(asked) if (1..=available).contains(&asked) => Ok(asked),
         Some(asked) => {
             let interface = interface.name.clone();
@@ -515,5 +534,21 @@ fn abandon(queue: &mut AfXdpQueue, pool: &mut FramePool) {
             return;
         }
         thread::sleep(ABANDON_RETRY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_that_share_a_worker_share_its_frames() {
+        let frames = |queues, workers| UPLINK_FILL.of_queue(queues, workers);
+        assert_eq!(frames(1, 1), 2048);
+        assert_eq!(frames(2, 4), 2048, "more workers than queues");
+        assert_eq!(frames(4, 4), 2048);
+        assert_eq!(frames(4, 2), 1024);
+        assert_eq!(frames(4, 1), 512);
+        assert_eq!(frames(64, 1), 256, "never less than a queue needs");
     }
 }
