@@ -111,4 +111,9 @@ drop_reasons! {
     FlowReplyCollision => "flow_reply_collision",
     /// An ICMP message of a type that a router neither forwards nor answers.
     IcmpUnserved => "icmp_unserved",
+    /// The port was closed while the packet was in its receive ring, or on its way from there.
+    RxPortClosed => "rx_port_closed",
+    /// The port that the packet was to leave through was closed, or its interface went, before the
+    /// kernel took it from the transmit ring.
+    TxPortClosed => "tx_port_closed",
 }

@@ -131,7 +131,7 @@ impl Process for Pipeline {
         let snapshot = snapshots.snapshot();
         let Some(ingress) = snapshot.port(ingress) else {
             // The port went while its packets were on their way here.
-            stats.dropped(ingress, DropReason::PortDown, burst.len() as u64);
+            stats.dropped(ingress, DropReason::RxPortClosed, burst.len() as u64);
             burst.drain(..).for_each(|packet| pool.free_packet(packet));
             return;
         };

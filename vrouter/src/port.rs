@@ -16,7 +16,7 @@ pub use device::{
     PortRequest, Role, SteerError, Steering,
 };
 
-use crate::{burst::Burst, memory::FramePool, packet::Packet};
+use crate::{burst::Burst, memory::FramePool, packet::Packet, stats::WorkerStats};
 
 /// Ports at most: pods of a large node (500), an uplink, a host port, and as many again for
 /// interfaces of tenants.
@@ -40,6 +40,10 @@ impl PortRef {
 ///
 /// The burst methods are on the hot path: they do not block, allocate, panic or enter the kernel. A
 /// queue is never shared; `&mut self` is what makes it lock-free.
+///
+/// The worker counts what `rx_burst` gives it. The queue counts what only it knows, in the `stats`
+/// of whoever calls: packets that were sent (with a ring that the kernel empties, once the kernel
+/// has taken them), and those that die in its rings.
 pub trait PortQueue: Send {
     /// Appends received packets to `burst` until it is full or the queue is empty.
     ///
@@ -49,35 +53,37 @@ pub trait PortQueue: Send {
     /// Takes packets from the front of `burst`, in order, until it is empty or the ring is full.
     ///
     /// Packets that the queue cannot send at all stay; others go past them. Returns the number
-    /// taken. What stays belongs to the caller, who counts it as
+    /// taken, which the queue answers for. What stays belongs to the caller, who counts it as
     /// [`crate::drops::DropReason::TxUnsendable`] or [`crate::drops::DropReason::TxRingFull`], as
     /// [`Self::can_send`] says.
-    fn tx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst) -> usize;
+    fn tx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst, stats: &WorkerStats) -> usize;
 
     /// Whether the queue could send `packet` if its ring had room.
     fn can_send(&self, _packet: &Packet) -> bool {
         true
     }
 
-    /// Wakes the kernel if it asked for it, refills the receive ring, and reclaims sent frames.
+    /// Wakes the kernel if it asked for it, refills the receive ring, reclaims sent frames, and
+    /// counts what has happened in the rings.
     ///
     /// Called once per poll; the only method that makes a system call.
     ///
     /// # Errors
     ///
     /// Fails when the peer is gone, such as when the interface was removed.
-    fn flush(&mut self, pool: &mut FramePool) -> Result<(), PeerGone>;
+    fn flush(&mut self, pool: &mut FramePool, stats: &WorkerStats) -> Result<(), PeerGone>;
 
     /// The descriptor to sleep on while the queue is idle: readable while there is something to
     /// receive (level-triggered). The same one as long as the queue lives. `None` if the queue can
     /// only be polled.
     fn wait_descriptor(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Takes back the frames that the kernel or the peer has let go of since the queue was closed.
+    /// Takes back the frames that the kernel or the peer has let go of since the queue was closed;
+    /// packets that were received and not taken, or taken and not sent, count as dropped.
     ///
     /// Returns how many are still out. Called by the main thread, again and again, after the worker
     /// gave the queue up; at zero the queue is dropped.
-    fn drain(&mut self, pool: &mut FramePool) -> usize;
+    fn drain(&mut self, pool: &mut FramePool, stats: &WorkerStats) -> usize;
 }
 
 /// The far side of a port is gone.

@@ -115,6 +115,8 @@ pub struct Runtime<P> {
     quarantine: Quarantine,
     watchdog: Watchdog,
     stats: EngineStats,
+    /// What was in the rings of closed queues.
+    closing_stats: Arc<WorkerStats>,
     depot: Arc<Depot>,
     pool: FramePool,
     clock: Clock,
@@ -183,7 +185,9 @@ impl<P: Process> Runtime<P> {
             let thread = spawn(worker, *place, parts)?;
             workers.push(WorkerHandle { commands: sender, thread, stats });
         }
-        let stats = EngineStats::new(workers.iter().map(|worker| Arc::clone(&worker.stats)));
+        let closing_stats = Arc::new(WorkerStats::new());
+        let stats = EngineStats::new(workers.iter().map(|worker| Arc::clone(&worker.stats)))
+            .with_closing(&closing_stats);
         Ok(Self {
             ports: HashMap::new(),
             placement: Placement::new(config.workers.clone()),
@@ -192,6 +196,7 @@ impl<P: Process> Runtime<P> {
             pool: FramePool::new(Arc::clone(depot)),
             depot: Arc::clone(depot),
             stats,
+            closing_stats,
             workers,
             clock,
             idle: config.idle,
@@ -327,7 +332,7 @@ impl<P: Process> Runtime<P> {
             on_event(Event::PeerLost(lost));
         }
         self.quarantine_closed();
-        self.quarantine.tick(&mut self.pool, Instant::now(), &mut on_event);
+        self.quarantine.tick(&mut self.pool, &self.closing_stats, Instant::now(), &mut on_event);
         let now = self.clock.now();
         let polls = self.workers.iter().map(|worker| worker.stats.last_poll());
         self.watchdog.tick(now, polls, |stall| on_event(Event::Stall(stall)));
@@ -361,7 +366,7 @@ impl<P: Process> Runtime<P> {
     }
 
     fn join(self, deadline: Instant) -> Result<Stopped, StopError> {
-        let Self { workers, mut quarantine, mut pool, depot, stats, .. } = self;
+        let Self { workers, mut quarantine, mut pool, depot, stats, closing_stats, .. } = self;
         let mut remains = Vec::with_capacity(workers.len());
         for (worker, handle) in workers.into_iter().enumerate() {
             let left = handle.thread.join().map_err(|_| StopError::Panicked { worker })?;
@@ -381,7 +386,7 @@ impl<P: Process> Runtime<P> {
             drop((pipeline, worker_pool));
         }
         let is_drained = || {
-            quarantine.tick(&mut pool, Instant::now(), &mut drop);
+            quarantine.tick(&mut pool, &closing_stats, Instant::now(), &mut drop);
             quarantine.is_empty()
         };
         wait::until(deadline, is_drained, || ());

@@ -1,5 +1,5 @@
 //! Packet counters: one [`WorkerStats`] a worker, written by that worker alone, read by the main
-//! thread.
+//! thread; and one that the main thread writes, of the rings of queues that it closes.
 //!
 //! A single writer needs no read-modify-write: a counter is a plain load and store. Counters of a
 //! port are kept by slot and generation. The first count of a newer generation moves what the
@@ -7,11 +7,11 @@
 //! and engine-wide totals never go back.
 //!
 //! What each packet owes its counters (invariant 3): `rx` once when it is received, then exactly
-//! one of `forwarded` and `tx` (by the worker, once it is on a transmit ring), `consumed`, or
-//! `dropped`.
+//! one of `forwarded` and `tx` (by the queue that sent it), `consumed`, or `dropped`.
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+mod sent;
 mod totals;
 
 use std::sync::atomic::{
@@ -20,6 +20,7 @@ use std::sync::atomic::{
     fence,
 };
 
+pub(crate) use sent::SentTally;
 pub use totals::{ActivityTotals, Balance, EngineStats, PortTotals};
 
 use crate::{
@@ -65,14 +66,14 @@ impl WorkerStats {
         counters.rx_bytes.add(bytes);
     }
 
-    /// Counts packets put on a transmit ring of `port`.
+    /// Counts packets that left through `port`.
     pub fn tx(&self, port: PortRef, packets: u64, bytes: u64) {
         let counters = self.counters(port);
         counters.tx_packets.add(packets);
         counters.tx_bytes.add(bytes);
     }
 
-    /// Counts packets that came in on `ingress` and are on a transmit ring now.
+    /// Counts packets that came in on `ingress` and left through some port.
     pub fn forwarded(&self, ingress: PortRef, packets: u64) {
         self.counters(ingress).forwarded.add(packets);
     }

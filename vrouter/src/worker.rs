@@ -223,8 +223,8 @@ impl<P: Process> Worker<P> {
     /// One flush for each queue that was visited or sent through, one bell for each worker that
     /// packets went to.
     fn flush(&mut self) {
-        let Self { egress, pool, lost, .. } = self;
-        egress.queues.flush(pool, |slot| lost.push(slot));
+        let Self { egress, pool, lost, stats, .. } = self;
+        egress.queues.flush(pool, stats, |slot| lost.push(slot));
         egress.handoffs.ring_bells();
         while let Some(slot) = self.lost.pop() {
             self.give_back(slot, |port, queue| Reply::Lost { port, queue });

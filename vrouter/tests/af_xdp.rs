@@ -7,7 +7,7 @@ mod namespace;
 #[path = "support/ports.rs"]
 mod ports;
 
-use std::{net::UdpSocket, time::Duration};
+use std::{net::UdpSocket, sync::Arc, time::Duration};
 
 use namespace::{Namespace, join};
 use ports::{Memory, Port, bytes_of, packet, request, wait_for};
@@ -15,7 +15,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vrouter::{
     burst::{BURST_PACKETS_MAX, Burst},
     check_host::{HostQuestion, check_host},
-    port::PortQueue,
+    drops::DropReason,
+    port::{PortQueue, PortRef},
+    stats::{EngineStats, PortTotals, WorkerStats},
 };
 
 const FRAMES: u32 = 8192;
@@ -60,7 +62,7 @@ fn carry(memory: &mut Memory, from: &mut Port, to: &mut Port, count: u32, bytes:
             burst.push(packet(&mut memory.pool, &numbered_frame(sent, bytes)));
             sent += 1;
         }
-        from.queues[0].tx_burst(&mut memory.pool, &mut burst);
+        from.queues[0].tx_burst(&mut memory.pool, &mut burst, &from.stats);
         from.poll_aside(&mut memory.pool);
         let mut arrived = Burst::new();
         to.poll(&mut memory.pool, &mut arrived);
@@ -204,20 +206,95 @@ fn an_interface_that_vanishes_in_use_is_noticed_and_gives_its_frames_back() {
     for number in 0..64 {
         burst.push(packet(&mut memory.pool, &numbered_frame(number, 64)));
     }
-    sender.queues[0].tx_burst(&mut memory.pool, &mut burst);
+    sender.queues[0].tx_burst(&mut memory.pool, &mut burst, &sender.stats);
     left.ip("link del left0");
     wait_for("the port to notice", || {
         for packet in burst.drain(..) {
             memory.pool.free_packet(packet);
         }
         burst.push(packet(&mut memory.pool, &numbered_frame(0, 64)));
-        sender.queues[0].tx_burst(&mut memory.pool, &mut burst);
-        sender.queues[0].flush(&mut memory.pool).is_err()
+        sender.queues[0].tx_burst(&mut memory.pool, &mut burst, &sender.stats);
+        sender.queues[0].flush(&mut memory.pool, &sender.stats).is_err()
     });
     for packet in burst {
         memory.pool.free_packet(packet);
     }
     sender.close(&mut memory.pool);
+    receiver.close(&mut memory.pool);
+    memory.assert_all_frames_are_back();
+}
+
+/// What a port of these tests has counted.
+fn totals(stats: &Arc<WorkerStats>) -> PortTotals {
+    EngineStats::new([Arc::clone(stats)]).port(PortRef { index: 7, generation: 1 })
+}
+
+#[test]
+fn frames_in_the_receive_ring_of_a_closed_port_are_received_and_dropped() {
+    const FRAMES_SENT: u64 = 100;
+    skip_unless_namespaces!();
+    let (_left, right, mut memory, mut sender, receiver) = facing_ports(1, 1500);
+    for number in 0..FRAMES_SENT {
+        let mut burst = Burst::new();
+        let number = u32::try_from(number).unwrap();
+        burst.push(packet(&mut memory.pool, &numbered_frame(number, 64)));
+        sender.send(0, &mut memory.pool, &mut burst);
+    }
+    let redirected = || {
+        let counters = right.run("ethtool -S right0");
+        let name = "rx_queue_0_xdp_redirect:";
+        let count = counters.lines().find_map(|line| line.trim().strip_prefix(name));
+        count.expect("veth counts").trim().parse::<u64>().unwrap()
+    };
+    wait_for("all frames to be in the ring", || redirected() >= FRAMES_SENT);
+    let stats = Arc::clone(&receiver.stats);
+    receiver.close(&mut memory.pool);
+    let totals = totals(&stats);
+    // A stack may have sent something unasked too.
+    assert_eq!(totals.rx_packets, redirected());
+    assert_eq!(totals.dropped_for(DropReason::RxPortClosed), totals.rx_packets);
+    assert!(totals.rx_bytes >= FRAMES_SENT * 64);
+    sender.close(&mut memory.pool);
+    memory.assert_all_frames_are_back();
+}
+
+#[test]
+fn what_the_kernel_never_took_is_dropped_where_it_came_in_and_not_sent() {
+    skip_unless_namespaces!();
+    let (left, _right, mut memory, mut sender, mut receiver) = facing_ports(1, 1500);
+    let ingress = PortRef { index: 3, generation: 1 };
+    let fill = |memory: &mut Memory, numbers: std::ops::Range<u32>| {
+        let mut burst = Burst::new();
+        for number in numbers {
+            let mut packet = packet(&mut memory.pool, &numbered_frame(number, 64));
+            packet.ingress = ingress;
+            burst.push(packet);
+        }
+        burst
+    };
+    let mut burst = fill(&mut memory, 0..10);
+    sender.send(0, &mut memory.pool, &mut burst);
+    let mut arrived = Vec::new();
+    wait_for("the first frames", || {
+        let mut burst = Burst::new();
+        receiver.poll(&mut memory.pool, &mut burst);
+        for packet in burst {
+            arrived.extend(number_of(packet.data(memory.pool.region())));
+            memory.pool.free_packet(packet);
+        }
+        arrived.len() == 10
+    });
+    // The kernel sends nothing on an interface that is down.
+    left.ip("link set left0 down");
+    let mut burst = fill(&mut memory, 10..30);
+    assert_eq!(sender.queues[0].tx_burst(&mut memory.pool, &mut burst, &sender.stats), 20);
+    let stats = Arc::clone(&sender.stats);
+    sender.close(&mut memory.pool);
+    receiver.poll_aside(&mut memory.pool);
+    let sent = totals(&stats);
+    assert_eq!((sent.tx_packets, sent.tx_bytes), (10, 640));
+    let ingress = EngineStats::new([stats]).port(ingress);
+    assert_eq!((ingress.forwarded, ingress.dropped_for(DropReason::TxPortClosed)), (10, 20));
     receiver.close(&mut memory.pool);
     memory.assert_all_frames_are_back();
 }

@@ -9,6 +9,7 @@
 //! What is *not* here: which frames a worker does what with, and when a port is opened, steered and
 //! closed.
 
+mod assembly;
 mod ethtool;
 mod interface;
 mod ledger;
@@ -23,6 +24,7 @@ mod queue;
 mod ring;
 #[cfg(test)]
 mod ring_tests;
+mod sent;
 mod socket;
 mod sync;
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{OpenedPort, PeerGone, PortQueue};
-use crate::{burst::Burst, memory::FramePool, packet::Packet};
+use crate::{burst::Burst, memory::FramePool, packet::Packet, stats::WorkerStats};
 
 /// The faults of a port. The test writes; workers and the main thread read.
 #[derive(Debug, Default)]
@@ -67,17 +67,17 @@ impl PortQueue for FaultyQueue {
         self.inner.rx_burst(pool, burst)
     }
 
-    fn tx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst) -> usize {
+    fn tx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst, stats: &WorkerStats) -> usize {
         if self.faults.is_tx_ring_full.load(Acquire) {
             return 0;
         }
         let refused = self.faults.unsendable_bytes_max.load(Acquire);
         if refused == 0 {
-            return self.inner.tx_burst(pool, burst);
+            return self.inner.tx_burst(pool, burst, stats);
         }
         let (kept, mut sendable): (Burst, Burst) =
             mem::take(burst).into_iter().partition(|packet| packet.total_bytes() <= refused);
-        let taken = self.inner.tx_burst(pool, &mut sendable);
+        let taken = self.inner.tx_burst(pool, &mut sendable, stats);
         burst.extend(kept.into_iter().chain(sendable));
         taken
     }
@@ -87,18 +87,18 @@ impl PortQueue for FaultyQueue {
             && self.inner.can_send(packet)
     }
 
-    fn flush(&mut self, pool: &mut FramePool) -> Result<(), PeerGone> {
+    fn flush(&mut self, pool: &mut FramePool, stats: &WorkerStats) -> Result<(), PeerGone> {
         if self.faults.is_peer_gone.load(Acquire) {
             return Err(PeerGone);
         }
-        self.inner.flush(pool)
+        self.inner.flush(pool, stats)
     }
 
     fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.inner.wait_descriptor()
     }
 
-    fn drain(&mut self, pool: &mut FramePool) -> usize {
-        self.inner.drain(pool) + self.faults.frames_stuck.load(Acquire)
+    fn drain(&mut self, pool: &mut FramePool, stats: &WorkerStats) -> usize {
+        self.inner.drain(pool, stats) + self.faults.frames_stuck.load(Acquire)
     }
 }

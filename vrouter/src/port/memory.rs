@@ -27,6 +27,7 @@ use crate::{
     burst::{BURST_PACKETS_MAX, Burst},
     memory::{Depot, FramePool},
     packet::Packet,
+    stats::{SentTally, WorkerStats},
 };
 
 /// The largest IP packet of a memory port, in bytes: what fits a frame of 2048 bytes with headroom,
@@ -250,17 +251,19 @@ impl PortQueue for MemoryQueue {
         burst.len() - before
     }
 
-    fn tx_burst(&mut self, _pool: &mut FramePool, burst: &mut Burst) -> usize {
+    fn tx_burst(&mut self, _pool: &mut FramePool, burst: &mut Burst, stats: &WorkerStats) -> usize {
+        let mut sent = SentTally::new(self.port, stats);
         let to_peer = &self.rings.to_peer;
         let count = (to_peer.capacity() - to_peer.len()).min(burst.len());
         for packet in burst.drain(..count) {
+            sent.add(packet.ingress, packet.total_bytes());
             // Only this side pushes, so the room is still there.
             let _ = to_peer.push(packet);
         }
         count
     }
 
-    fn flush(&mut self, _pool: &mut FramePool) -> Result<(), PeerGone> {
+    fn flush(&mut self, _pool: &mut FramePool, _stats: &WorkerStats) -> Result<(), PeerGone> {
         if self.shared.peer_gone.load(Acquire) {
             return Err(PeerGone);
         }
@@ -272,7 +275,7 @@ impl PortQueue for MemoryQueue {
         Some(self.rings.event.as_fd())
     }
 
-    fn drain(&mut self, pool: &mut FramePool) -> usize {
+    fn drain(&mut self, pool: &mut FramePool, _stats: &WorkerStats) -> usize {
         self.shared.closed.store(true, SeqCst);
         while let Some(packet) = self.rings.to_engine.pop() {
             pool.free_packet(packet);

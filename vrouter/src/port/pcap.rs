@@ -17,6 +17,7 @@ use crate::{
     burst::{BURST_PACKETS_MAX, Burst},
     memory::FramePool,
     packet::Packet,
+    stats::{SentTally, WorkerStats},
 };
 
 /// Packets that wait for the next flush at most, as in a device's transmit ring.
@@ -151,13 +152,17 @@ impl PortQueue for PcapQueue {
         burst.len() - before
     }
 
-    fn tx_burst(&mut self, _pool: &mut FramePool, burst: &mut Burst) -> usize {
+    fn tx_burst(&mut self, _pool: &mut FramePool, burst: &mut Burst, stats: &WorkerStats) -> usize {
+        let mut sent = SentTally::new(self.port, stats);
         let count = (TX_RING_PACKETS - self.tx_ring.len()).min(burst.len());
-        self.tx_ring.extend(burst.drain(..count));
+        for packet in burst.drain(..count) {
+            sent.add(packet.ingress, packet.total_bytes());
+            self.tx_ring.push(packet);
+        }
         count
     }
 
-    fn flush(&mut self, pool: &mut FramePool) -> Result<(), PeerGone> {
+    fn flush(&mut self, pool: &mut FramePool, _stats: &WorkerStats) -> Result<(), PeerGone> {
         self.write_out(pool)
     }
 
@@ -165,7 +170,7 @@ impl PortQueue for PcapQueue {
         None
     }
 
-    fn drain(&mut self, pool: &mut FramePool) -> usize {
+    fn drain(&mut self, pool: &mut FramePool, _stats: &WorkerStats) -> usize {
         // An output that cannot be written has nobody left to be told.
         let _ = self.write_out(pool);
         if let Some(output) = self.output.take() {
@@ -239,15 +244,15 @@ mod tests {
             ..PcapPortConfig::default()
         };
         let mut opened = open(PortRef { index: 3, generation: 1 }, &config).unwrap();
-        let mut pool = pool();
+        let (mut pool, stats) = (pool(), WorkerStats::new());
         let queue = &mut opened.queues[0];
         let mut burst = Burst::new();
         assert_eq!(queue.rx_burst(&mut pool, &mut burst), 4);
         assert_eq!(queue.rx_burst(&mut pool, &mut burst), 0);
         assert_eq!(burst[0].ingress, PortRef { index: 3, generation: 1 });
-        assert_eq!(queue.tx_burst(&mut pool, &mut burst), 4);
-        queue.flush(&mut pool).unwrap();
-        assert_eq!(queue.drain(&mut pool), 0);
+        assert_eq!(queue.tx_burst(&mut pool, &mut burst, &stats), 4);
+        queue.flush(&mut pool, &stats).unwrap();
+        assert_eq!(queue.drain(&mut pool, &stats), 0);
         let (sent, received) = (file::read(&output).unwrap(), file::read(&input).unwrap());
         for (number, (sent, received)) in (0..).zip(sent.iter().zip(&received)) {
             assert_eq!(sent.frame, received.frame);
@@ -268,14 +273,14 @@ mod tests {
             ..PcapPortConfig::default()
         };
         let mut opened = open(PortRef::default(), &config).unwrap();
-        let mut pool = pool();
+        let (mut pool, stats) = (pool(), WorkerStats::new());
         let mut sizes = Vec::new();
         while sizes.len() < 100 {
             let mut burst = Burst::new();
             assert!(opened.queues[0].rx_burst(&mut pool, &mut burst) > 0);
             sizes.extend(burst.iter().map(|packet| packet.total_bytes() as usize));
-            opened.queues[0].tx_burst(&mut pool, &mut burst);
-            opened.queues[0].flush(&mut pool).unwrap();
+            opened.queues[0].tx_burst(&mut pool, &mut burst, &stats);
+            opened.queues[0].flush(&mut pool, &stats).unwrap();
         }
         assert!(sizes.iter().eq(FRAME_SIZES.iter().cycle().take(sizes.len())));
     }

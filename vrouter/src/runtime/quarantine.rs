@@ -10,6 +10,7 @@ use super::Event;
 use crate::{
     memory::FramePool,
     port::{PortDevice, PortQueue, PortRef},
+    stats::WorkerStats,
 };
 
 /// After this time a port whose frames are still out is reported, once in each such time: the
@@ -44,17 +45,19 @@ impl Quarantine {
         self.ports.is_empty()
     }
 
-    /// Takes back what was let go of; queues and then devices with nothing out are dropped.
+    /// Takes back what was let go of, and counts in `stats` what became of it; queues and then
+    /// devices with nothing out are dropped.
     pub(super) fn tick(
         &mut self,
         pool: &mut FramePool,
+        stats: &WorkerStats,
         now: Instant,
         on_event: &mut impl FnMut(Event),
     ) {
         self.ports.retain_mut(|entry| {
             let mut frames = 0;
             entry.queues.retain_mut(|queue| {
-                let out = queue.drain(pool);
+                let out = queue.drain(pool, stats);
                 frames += out;
                 out > 0
             });

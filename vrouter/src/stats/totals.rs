@@ -25,20 +25,29 @@ const READ_TRIES_MAX: u32 = 1000;
 #[derive(Clone, Debug)]
 pub struct EngineStats {
     workers: Arc<[Arc<WorkerStats>]>,
+    /// What the main thread counts of queues that it closes.
+    closing: Option<Arc<WorkerStats>>,
 }
 
 impl EngineStats {
     /// A reader of these workers' counters.
     #[must_use]
     pub fn new(workers: impl IntoIterator<Item = Arc<WorkerStats>>) -> Self {
-        Self { workers: workers.into_iter().collect() }
+        Self { workers: workers.into_iter().collect(), closing: None }
+    }
+
+    /// Adds the counters that the main thread writes, of queues that it closes.
+    #[must_use]
+    pub fn with_closing(mut self, closing: &Arc<WorkerStats>) -> Self {
+        self.closing = Some(Arc::clone(closing));
+        self
     }
 
     /// What all workers counted of `port`, of this generation of it only.
     #[must_use]
     pub fn port(&self, port: PortRef) -> PortTotals {
         let mut totals = PortTotals::default();
-        for worker in &*self.workers {
+        for worker in self.writers() {
             totals.merge(&worker.consistent(|| worker.port_totals(port)));
         }
         totals
@@ -48,7 +57,7 @@ impl EngineStats {
     #[must_use]
     pub fn all_ports(&self) -> PortTotals {
         let mut totals = PortTotals::default();
-        for worker in &*self.workers {
+        for worker in self.writers() {
             totals.merge(&worker.consistent(|| worker.all_totals()));
         }
         totals
@@ -69,6 +78,11 @@ impl EngineStats {
             consumed: ports.consumed,
             dropped: ports.dropped(),
         }
+    }
+
+    /// All that count packets of ports.
+    fn writers(&self) -> impl Iterator<Item = &Arc<WorkerStats>> {
+        self.workers.iter().chain(&self.closing)
     }
 
     /// The counters of each worker, in order of their numbers.

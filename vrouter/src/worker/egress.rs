@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use arrayvec::ArrayVec;
-
 use super::queues::{OwnedQueue, QueueSlot, Queues};
 use crate::{
-    burst::{BURST_PACKETS_MAX, Burst},
+    burst::Burst,
     drops::DropReason,
     handoff::{Handoff, HandoffRings},
     memory::FramePool,
@@ -77,7 +75,7 @@ impl Egress {
     /// empty.
     pub(super) fn send(&mut self, index: u16, burst: &mut Burst, pool: &mut FramePool) {
         let reason = match self.way(index) {
-            Some((port, Way::Own(slot))) => return self.transmit(port, slot, burst, pool),
+            Some((_, Way::Own(slot))) => return self.transmit(slot, burst, pool),
             Some((port, Way::Via(worker))) => {
                 self.handoffs.push_burst(worker, port, burst);
                 DropReason::HandoffRingFull
@@ -112,26 +110,19 @@ impl Egress {
     /// Sends what another worker handed over; leaves the burst empty. It never goes on to a third
     /// worker.
     pub(super) fn deliver(&mut self, index: u16, burst: &mut Burst, pool: &mut FramePool) {
-        if let Some((port, Way::Own(slot))) = self.way(index) {
-            return self.transmit(port, slot, burst, pool);
+        if let Some((_, Way::Own(slot))) = self.way(index) {
+            return self.transmit(slot, burst, pool);
         }
         drop_rest(burst, pool, &self.stats, |_| DropReason::PortDown);
     }
 
-    /// Puts packets on a transmit ring, and counts those that are on it; leaves the burst empty.
-    fn transmit(
-        &mut self,
-        port: PortRef,
-        slot: QueueSlot,
-        burst: &mut Burst,
-        pool: &mut FramePool,
-    ) {
+    /// Puts packets on a transmit ring; the queue counts what is sent of them. Leaves the
+    /// burst empty.
+    fn transmit(&mut self, slot: QueueSlot, burst: &mut Burst, pool: &mut FramePool) {
         let Some(owned) = self.queues.touch(slot) else {
             return drop_rest(burst, pool, &self.stats, |_| DropReason::TxQueueGone);
         };
-        let offered = Tally::of(burst);
-        owned.queue.tx_burst(pool, burst);
-        offered.less(&Tally::of(burst)).count(port, &self.stats);
+        owned.queue.tx_burst(pool, burst, &self.stats);
         drop_rest(burst, pool, &self.stats, |packet| {
             if owned.queue.can_send(packet) {
                 DropReason::TxRingFull
@@ -178,56 +169,6 @@ fn total_bytes(burst: &Burst) -> u64 {
     burst.iter().fold(0, |sum, packet| sum.wrapping_add(u64::from(packet.total_bytes())))
 }
 
-/// Packets by ingress port, in order of their first packet.
-struct Tally {
-    packets: u64,
-    bytes: u64,
-    by_ingress: ArrayVec<(PortRef, u64), BURST_PACKETS_MAX>,
-}
-
-impl Tally {
-    fn of(burst: &Burst) -> Self {
-        let mut by_ingress: ArrayVec<(PortRef, u64), BURST_PACKETS_MAX> = ArrayVec::new();
-        for packet in burst {
-            match by_ingress.last_mut() {
-                Some((ingress, count)) if *ingress == packet.ingress => {
-                    *count = count.wrapping_add(1);
-                }
-                // A burst has no more ingress ports than packets.
-                _ => drop(by_ingress.try_push((packet.ingress, 1))),
-            }
-        }
-        Self { packets: burst.len() as u64, bytes: total_bytes(burst), by_ingress }
-    }
-
-    /// What is in `self` and not in `other`, which is a part of it.
-    fn less(mut self, other: &Self) -> Self {
-        self.packets = self.packets.wrapping_sub(other.packets);
-        self.bytes = self.bytes.wrapping_sub(other.bytes);
-        for (ingress, mut surplus) in other.by_ingress.iter().copied() {
-            for (same, count) in self.by_ingress.iter_mut().rev() {
-                if *same == ingress {
-                    let taken = surplus.min(*count);
-                    *count = count.wrapping_sub(taken);
-                    surplus = surplus.wrapping_sub(taken);
-                }
-            }
-        }
-        self
-    }
-
-    /// Counts the packets as sent through `port` and forwarded from where they came in.
-    fn count(&self, port: PortRef, stats: &WorkerStats) {
-        if self.packets == 0 {
-            return;
-        }
-        stats.tx(port, self.packets, self.bytes);
-        for (ingress, count) in &self.by_ingress {
-            stats.forwarded(*ingress, *count);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::BorrowedFd;
@@ -248,11 +189,11 @@ mod tests {
             0
         }
 
-        fn tx_burst(&mut self, _: &mut FramePool, _: &mut Burst) -> usize {
+        fn tx_burst(&mut self, _: &mut FramePool, _: &mut Burst, _: &WorkerStats) -> usize {
             0
         }
 
-        fn flush(&mut self, _: &mut FramePool) -> Result<(), PeerGone> {
+        fn flush(&mut self, _: &mut FramePool, _: &WorkerStats) -> Result<(), PeerGone> {
             Ok(())
         }
 
@@ -260,7 +201,7 @@ mod tests {
             None
         }
 
-        fn drain(&mut self, _: &mut FramePool) -> usize {
+        fn drain(&mut self, _: &mut FramePool, _: &WorkerStats) -> usize {
             0
         }
     }

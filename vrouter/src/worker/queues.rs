@@ -10,6 +10,7 @@ use crate::{
     idle::Bed,
     memory::FramePool,
     port::{PORTS_MAX, PortQueue, PortRef},
+    stats::WorkerStats,
 };
 
 /// Visits without a packet after which a queue is cold: more than a kernel needs to send a full
@@ -200,12 +201,17 @@ impl Queues {
     }
 
     /// Flushes what was touched in this poll; hands queues whose peer is gone to `lost`.
-    pub(super) fn flush(&mut self, pool: &mut FramePool, mut lost: impl FnMut(QueueSlot)) {
+    pub(super) fn flush(
+        &mut self,
+        pool: &mut FramePool,
+        stats: &WorkerStats,
+        mut lost: impl FnMut(QueueSlot),
+    ) {
         let Self { touched, slots, .. } = self;
         for index in touched.drain(..) {
             let Some(Some(owned)) = slots.get_mut(usize::from(index)) else { continue };
             owned.is_touched = false;
-            if owned.queue.flush(pool).is_err() {
+            if owned.queue.flush(pool, stats).is_err() {
                 lost(QueueSlot(index));
             }
         }

@@ -14,6 +14,7 @@ use vrouter::{
         AfXdpBackend, AfXdpMode, Backend, OpenPortError, OpenedPort, PortDevice, PortOpener,
         PortQueue, PortRef, PortRequest, Role, Steering, af_xdp::AfXdpOpener,
     },
+    stats::WorkerStats,
 };
 
 use crate::namespace::Namespace;
@@ -67,6 +68,8 @@ pub(crate) fn request(namespace: &Namespace, interface: &str, queues: Option<u16
 pub(crate) struct Port {
     pub(crate) queues: Vec<Box<dyn PortQueue>>,
     pub(crate) device: Box<dyn PortDevice>,
+    /// What its queues count.
+    pub(crate) stats: Arc<WorkerStats>,
 }
 
 impl Port {
@@ -82,7 +85,7 @@ impl Port {
         request: &PortRequest,
     ) -> Result<Self, OpenPortError> {
         let OpenedPort { queues, device } = memory.opener.open(request, &mut memory.pool)?;
-        Ok(Self { queues, device })
+        Ok(Self { queues, device, stats: Arc::new(WorkerStats::new()) })
     }
 
     /// One poll of all queues: appends what came in to `burst`.
@@ -90,7 +93,7 @@ impl Port {
         let mut received = 0;
         for queue in &mut self.queues {
             received += queue.rx_burst(pool, burst);
-            queue.flush(pool).unwrap();
+            queue.flush(pool, &self.stats).unwrap();
         }
         received
     }
@@ -108,8 +111,8 @@ impl Port {
     /// Sends all of a burst through one queue.
     pub(crate) fn send(&mut self, queue: usize, pool: &mut FramePool, burst: &mut Burst) {
         wait_for("room in the tx ring", || {
-            self.queues[queue].tx_burst(pool, burst);
-            self.queues[queue].flush(pool).unwrap();
+            self.queues[queue].tx_burst(pool, burst, &self.stats);
+            self.queues[queue].flush(pool, &self.stats).unwrap();
             burst.is_empty()
         });
     }
@@ -119,7 +122,7 @@ impl Port {
         // A device that is gone cannot be steered any more.
         let _ = self.device.steer(&Steering::Nothing);
         for queue in &mut self.queues {
-            wait_for("the kernel to return the frames", || queue.drain(pool) == 0);
+            wait_for("the kernel to return the frames", || queue.drain(pool, &self.stats) == 0);
         }
     }
 }

@@ -38,6 +38,7 @@ use crate::{
         AfXdpBackend, AfXdpMode, Backend, OpenPortError, OpenedPort, PortDevice, PortOpener,
         PortQueue, PortRequest, Role, SteerError, Steering,
     },
+    stats::WorkerStats,
 };
 
 /// Rings of an uplink: two thousand frames are 1.6 ms of small frames at 1.25 Mpps, the longest
@@ -529,8 +530,10 @@ fn refused_hook(is_native: bool, error: &dyn std::error::Error) -> String {
 /// Takes the frames of a queue back that no worker will ever poll. In zero copy that takes some
 /// time.
 fn abandon(queue: &mut AfXdpQueue, pool: &mut FramePool) {
+    // Nothing was steered to it, so there is nothing to count.
+    let stats = WorkerStats::new();
     for _ in 0..ABANDON_TRIES_MAX {
-        if queue.drain(pool) == 0 {
+        if queue.drain(pool, &stats) == 0 {
             return;
         }
         thread::sleep(ABANDON_RETRY);

@@ -13,26 +13,26 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use arrayvec::ArrayVec;
 use rustix::{
     io::Errno,
     net::xdp::{XdpDesc, XdpDescOptions},
 };
 
 use super::{
+    assembly::{Assembly, SEGMENTS_MAX},
     ledger::Ledger,
+    sent::{SentRing, TxEntry},
     socket::{KernelDone, ReleaseProbe, RingEntries, Rings, Socket},
 };
 use crate::{
     burst::{BURST_PACKETS_MAX, Burst},
+    drops::DropReason,
     memory::{FramePool, Region, Segment},
     packet::{Checksum, Packet},
     port::{PeerGone, PortQueue, PortRef},
+    stats::WorkerStats,
 };
 
-/// Segments of one packet: the kernel takes and gives 17 fragments beside the first part
-/// (`MAX_SKB_FRAGS`).
-pub(super) const SEGMENTS_MAX: usize = 18;
 /// Below this many missing frames the fill ring is left alone: its index is worth a cache line each
 /// time.
 const REFILL_FRAMES_MIN: u32 = 16;
@@ -49,6 +49,10 @@ const _: () = assert!(TX_SLOTS_WANTED as usize == BURST_PACKETS_MAX);
 const FRAME_BYTES_MIN: u32 = 14;
 /// Calls of `drain` that wait for frames on their way out before the socket is closed all the same.
 const DRAIN_TX_CALLS_MAX: u32 = 50;
+/// Calls of `drain` in a row that find nothing received before the socket is closed: they are
+/// milliseconds apart, and a receive path that was under way when the port was unsteered takes
+/// less.
+const DRAIN_QUIET_CALLS: u32 = 2;
 
 /// What a queue is made from, before it is bound.
 #[derive(Debug)]
@@ -89,8 +93,12 @@ pub struct AfXdpQueue {
     rx_lent: u32,
     /// Frames lent for sending.
     tx_lent: u32,
+    /// What the kernel has not taken from the tx ring yet, as far as it is counted.
+    unsent: SentRing,
     assembly: Assembly,
     drain_calls: u32,
+    /// Calls of `drain` in a row that found nothing received.
+    quiet_drain_calls: u32,
 }
 
 /// What ties a queue to the kernel. A ring's mapping keeps the socket open as well as its
@@ -106,15 +114,6 @@ struct Live {
 struct Limits {
     frame_bytes: u32,
     is_multi_buffer: bool,
-}
-
-/// The segments of a packet whose last one is yet to come. The kernel publishes a packet as a
-/// whole, but a burst may be full at any point.
-#[derive(Debug, Default)]
-struct Assembly {
-    segments: ArrayVec<Segment, SEGMENTS_MAX>,
-    /// The packet has too many segments: the rest of it is thrown away.
-    is_oversized: bool,
 }
 
 impl AfXdpQueue {
@@ -134,8 +133,10 @@ impl AfXdpQueue {
             tx_entries: parts.entries.tx,
             rx_lent: 0,
             tx_lent: 0,
+            unsent: SentRing::new(parts.entries.tx),
             assembly: Assembly::default(),
             drain_calls: 0,
+            quiet_drain_calls: 0,
         };
         // Drivers want frames to receive into at the time of the binding.
         for _ in 0..parts.entries.fill / REFILL_FRAMES_MAX {
@@ -227,7 +228,8 @@ impl AfXdpQueue {
     /// others go.
     #[cold]
     fn send_around(&mut self, burst: &mut Burst) -> usize {
-        let Self { live: Some(Live { rings, .. }), ledger, limits, tx_lent, .. } = self else {
+        let Self { live: Some(Live { rings, .. }), ledger, limits, tx_lent, unsent, .. } = self
+        else {
             return 0;
         };
         let mut kept = Burst::new();
@@ -235,8 +237,10 @@ impl AfXdpQueue {
         let mut is_full = false;
         for packet in std::mem::take(burst) {
             match limits.descriptors(&packet, ledger.region()) {
-                Some(count) if !is_full && count <= rings.tx.free_slots(count) => {
-                    send(packet, ledger, rings, tx_lent);
+                Some(count)
+                    if !is_full && count <= rings.tx.free_slots(count).min(unsent.room()) =>
+                {
+                    *tx_lent += send(packet, ledger, rings, unsent);
                     sent += 1;
                 }
                 count => {
@@ -256,26 +260,60 @@ impl AfXdpQueue {
         self.tx_lent.saturating_sub(unconsumed)
     }
 
+    /// Counts what the kernel has taken from the tx ring since the last call.
+    fn count_sent(&mut self, stats: &WorkerStats) {
+        if self.unsent.is_empty() {
+            return;
+        }
+        let Some(Live { rings, .. }) = &mut self.live else { return };
+        self.unsent.settle(rings.tx.unconsumed(), self.port, stats);
+    }
+
+    /// Drops what was received and no worker took; whether there was something.
+    fn discard_received(&mut self, pool: &mut FramePool, stats: &WorkerStats) -> bool {
+        let mut burst = Burst::new();
+        let mut packets = 0;
+        while self.rx_burst(pool, &mut burst) > 0 {
+            for packet in burst.drain(..) {
+                stats.rx(self.port, 1, u64::from(packet.total_bytes()));
+                pool.free_packet(packet);
+                packets += 1;
+            }
+        }
+        stats.dropped(self.port, DropReason::RxPortClosed, packets);
+        packets > 0
+    }
+
     /// Closes the socket, unless somebody reads its counters this very moment.
-    fn close(&mut self) {
+    fn close(&mut self, stats: &WorkerStats) {
+        self.count_sent(stats);
         let Some(Live { rings, socket }) = self.live.take() else { return };
         match Arc::try_unwrap(socket) {
             Ok(socket) if self.is_zero_copy => drop((rings, socket)),
             Ok(socket) => self.done = Some(socket.close_copy_mode(rings)),
-            Err(socket) => self.live = Some(Live { rings, socket }),
+            Err(socket) => {
+                self.live = Some(Live { rings, socket });
+                return;
+            }
         }
+        self.unsent.drop_all(stats);
     }
 }
 
-/// Puts a packet into the tx ring, which must have room for all of its descriptors.
-fn send(packet: Packet, ledger: &mut Ledger, rings: &mut Rings, tx_lent: &mut u32) {
+/// Puts a packet into the tx ring, which must have room for all of its descriptors; returns how
+/// many there are.
+fn send(packet: Packet, ledger: &mut Ledger, rings: &mut Rings, unsent: &mut SentRing) -> u32 {
+    let ingress = packet.ingress;
+    let mut count = 0;
     ledger.lend_packet(packet, |addr, len, is_continued| {
         let options =
             if is_continued { XdpDescOptions::XDP_PKT_CONTD } else { XdpDescOptions::empty() };
         if rings.tx.push(XdpDesc { addr, len, options }) {
-            *tx_lent += 1;
+            unsent.push(TxEntry::new(ingress, len, is_continued));
+            count += 1;
         }
     });
+    count
 }
 
 impl Limits {
@@ -339,11 +377,15 @@ impl PortQueue for AfXdpQueue {
         burst.len() - before
     }
 
-    fn tx_burst(&mut self, _pool: &mut FramePool, burst: &mut Burst) -> usize {
-        let Self { live: Some(Live { rings, .. }), ledger, limits, tx_lent, .. } = self else {
+    fn tx_burst(&mut self, _pool: &mut FramePool, burst: &mut Burst, stats: &WorkerStats) -> usize {
+        if self.unsent.room() < TX_SLOTS_WANTED {
+            self.count_sent(stats);
+        }
+        let Self { live: Some(Live { rings, .. }), ledger, limits, tx_lent, unsent, .. } = self
+        else {
             return 0;
         };
-        let mut free = rings.tx.free_slots(TX_SLOTS_WANTED);
+        let mut free = rings.tx.free_slots(TX_SLOTS_WANTED).min(unsent.room());
         let mut taken = 0;
         let mut is_odd = false;
         for packet in burst.iter() {
@@ -358,7 +400,7 @@ impl PortQueue for AfXdpQueue {
             taken += 1;
         }
         for packet in burst.drain(..taken) {
-            send(packet, ledger, rings, tx_lent);
+            *tx_lent += send(packet, ledger, rings, unsent);
         }
         if is_odd {
             taken += self.send_around(burst);
@@ -373,32 +415,41 @@ impl PortQueue for AfXdpQueue {
         self.limits.descriptors(packet, self.ledger.region()).is_some()
     }
 
-    fn flush(&mut self, pool: &mut FramePool) -> Result<(), PeerGone> {
+    fn flush(&mut self, pool: &mut FramePool, stats: &WorkerStats) -> Result<(), PeerGone> {
         if self.tx_lent > 0 {
             self.reclaim(pool);
         }
         self.refill(pool);
-        self.wake()
+        let result = self.wake();
+        self.count_sent(stats);
+        self.assembly.report(self.port, stats);
+        result
     }
 
     fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.live.as_ref().map(|live| live.socket.as_fd())
     }
 
-    fn drain(&mut self, pool: &mut FramePool) -> usize {
-        self.assembly.discard(pool);
+    fn drain(&mut self, pool: &mut FramePool, stats: &WorkerStats) -> usize {
         self.reclaim(pool);
         if self.live.is_some() {
             self.drain_calls += 1;
+            let is_quiet = !self.discard_received(pool, stats);
+            self.quiet_drain_calls = if is_quiet { self.quiet_drain_calls + 1 } else { 0 };
             let is_gone = self.wake().is_err();
+            self.count_sent(stats);
             let has_waited = self.drain_calls > DRAIN_TX_CALLS_MAX;
             // Copied packets that the kernel is sending come back, sooner or later. What a NIC
             // holds of its own comes back with the queue, and what was never taken is ours.
             let is_idle = self.tx_lent == 0
                 || (is_gone || has_waited) && (self.is_zero_copy || self.tx_in_flight() == 0);
-            if is_idle {
-                self.close();
+            if is_idle && self.quiet_drain_calls >= DRAIN_QUIET_CALLS {
+                self.close(stats);
             }
+        }
+        self.assembly.report(self.port, stats);
+        if self.live.is_none() {
+            self.assembly.discard(pool);
         }
         if self.live.is_none()
             && let Some(probe) = &mut self.probe
@@ -414,54 +465,6 @@ impl PortQueue for AfXdpQueue {
             }
         }
         self.ledger.lent_count() as usize
-    }
-}
-
-impl Assembly {
-    fn is_under_way(&self) -> bool {
-        !self.segments.is_empty() || self.is_oversized
-    }
-
-    /// Adds a segment; returns the packet if it was the last.
-    #[cold]
-    fn add(
-        &mut self,
-        segment: Segment,
-        is_continued: bool,
-        port: PortRef,
-        region: &Region,
-        pool: &mut FramePool,
-    ) -> Option<Packet> {
-        if self.is_oversized {
-            pool.free(segment.frame);
-            self.is_oversized = is_continued;
-            return None;
-        }
-        if let Err(refused) = self.segments.try_push(segment) {
-            pool.free(refused.element().frame);
-            self.discard(pool);
-            self.is_oversized = is_continued;
-            return None;
-        }
-        if is_continued {
-            return None;
-        }
-        self.link_up(port, region)
-    }
-
-    /// Makes a packet of the segments.
-    fn link_up(&mut self, port: PortRef, region: &Region) -> Option<Packet> {
-        let mut segments = self.segments.drain(..);
-        let Segment { frame, offset, len } = segments.next()?;
-        let mut packet = Packet::new(frame, offset, len, port);
-        segments.for_each(|segment| packet.append(region, segment));
-        Some(packet)
-    }
-
-    fn discard(&mut self, pool: &mut FramePool) {
-        for segment in self.segments.drain(..) {
-            pool.free(segment.frame);
-        }
     }
 }
 
