@@ -1,18 +1,11 @@
 //! One question to control, within a limit of time.
 
-use std::{error::Error, time::Duration};
+use std::error::Error;
 
-use control_api::{connect::connect_control, node::CniRequest};
+use control_api::{connect::connect_control, limits, node::CniRequest};
 use tokio::time::timeout;
 
 use crate::{network::Network, printed::Failure};
-
-/// How long a verb may take: control itself waits for the engine, and an IPAM plugin, for less.
-/// Runtimes give up after some minutes.
-const VERB_LIMIT: Duration = Duration::from_secs(150);
-
-/// How long STATUS may take. It is asked every five seconds, and answered from memory.
-const STATUS_LIMIT: Duration = Duration::from_secs(4);
 
 /// Control is away, or has not answered: for STATUS.
 const NOT_AVAILABLE: u32 = 50;
@@ -22,9 +15,11 @@ const TRY_AGAIN: u32 = 11;
 
 /// Asks control and returns what is to be printed.
 pub(crate) fn ask(network: &Network, request: CniRequest) -> Result<Vec<u8>, Failure> {
-    let is_status = request.command == "STATUS";
-    let code = if is_status { NOT_AVAILABLE } else { TRY_AGAIN };
-    let limit = if is_status { STATUS_LIMIT } else { VERB_LIMIT };
+    let (code, limit) = match &*request.command {
+        "STATUS" => (NOT_AVAILABLE, limits::PLUGIN_STATUS),
+        "ADD" => (TRY_AGAIN, limits::PLUGIN_ADD),
+        _ => (TRY_AGAIN, limits::PLUGIN_OTHER),
+    };
     let failure = |message: &str| Failure::new(code, message).in_version(&network.version);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

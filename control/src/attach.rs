@@ -9,11 +9,13 @@
 
 use std::{net::IpAddr, path::Path, time::Duration};
 
+use control_api::limits;
+
 use crate::{
     attachment::{Attachment, AttachmentKey, Phase},
     cluster::Node,
     cni::{
-        CniError,
+        Caller, CniError,
         delegate::{Call, DelegateError},
     },
     compile::gateways,
@@ -26,14 +28,8 @@ use crate::{
     store::{BeginError, StoreError},
 };
 
-/// How long ADD waits for the engine. Runtimes wait minutes; a machine may stall for seconds.
-pub const ENGINE_WAIT: Duration = Duration::from_secs(20);
-
 /// How long ADD waits for a connection to the engine: longer than a restart of it takes.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
-
-/// How long DEL waits for the engine to let go before it goes on without.
-const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
 /// An attachment that is asked for.
 #[derive(Clone, Debug)]
@@ -54,7 +50,8 @@ pub struct Attached {
 }
 
 impl Daemon {
-    /// Makes an attachment, up to the engine's acknowledgement. Undoes all if a step fails.
+    /// Makes an attachment, up to the engine's acknowledgement. Undoes all if a step fails, or the
+    /// caller has gone.
     ///
     /// The caller holds the attachment's lock.
     ///
@@ -62,18 +59,22 @@ impl Daemon {
     ///
     /// Fails if it exists, no address is left, the kernel or the engine refuses, or the engine is
     /// away.
-    pub(crate) async fn attach(&self, wanted: Wanted) -> Result<Attached, CniError> {
+    pub(crate) async fn attach(
+        &self,
+        wanted: Wanted,
+        caller: &Caller,
+    ) -> Result<Attached, CniError> {
         let netns = NetworkNamespace::open(Path::new(&wanted.attachment.netns))?;
         if netns.is_our_own()? {
             let reason = "it is the node's own namespace, which needs no attachment".to_owned();
             return Err(CniError::Environment { variable: "CNI_NETNS", reason });
         }
         let node = self.desired.this_node()?;
-        self.desired.engine().wait_connected(CONNECT_WAIT).await?;
-        let attachment = self.begin(wanted).await?;
+        caller.wait_for(self.desired.engine().wait_connected(CONNECT_WAIT)).await??;
+        let attachment = self.begin(wanted, caller).await?;
         fault::place("add-recorded");
         let key = attachment.key.clone();
-        match self.build(attachment, &netns, &node).await {
+        match self.build(attachment, &netns, &node, caller).await {
             Ok(attached) => Ok(attached),
             Err(error) => {
                 tracing::warn!(%key, %error, "undoing the attachment");
@@ -86,7 +87,7 @@ impl Daemon {
     }
 
     /// Records the attachment. What is left of an unfinished one in its way is removed first.
-    async fn begin(&self, mut wanted: Wanted) -> Result<Attachment, CniError> {
+    async fn begin(&self, mut wanted: Wanted, caller: &Caller) -> Result<Attachment, CniError> {
         let plan = self.address_plan();
         if wanted.addresses.is_empty() && wanted.attachment.delegate.is_none() {
             // What its manifest promises, even if it is another node's: better refused than other.
@@ -104,13 +105,17 @@ impl Daemon {
                 Ok(attachment) => return Ok(attachment),
                 Err(BeginError::Exists(key)) if self.is_unfinished(&key).await? => key,
                 Err(BeginError::PortHeld { holder, .. }) if self.is_dead(&holder).await? => {
-                    let _lock = self.locks.lock(&holder).await;
-                    self.detach(&holder).await?;
+                    let removed = async {
+                        let _lock = self.locks.lock(&holder).await;
+                        self.detach(&holder).await
+                    };
+                    caller.wait_for(removed).await??;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
-            self.detach(&in_the_way).await?;
+            // If it is cut off, the next look around goes on with it.
+            caller.wait_for(self.detach(&in_the_way)).await??;
         }
         Err(BeginError::Exists(wanted.attachment.key).into())
     }
@@ -141,9 +146,10 @@ impl Daemon {
         mut attachment: Attachment,
         netns: &NetworkNamespace,
         node: &Node,
+        caller: &Caller,
     ) -> Result<Attached, CniError> {
         if attachment.delegate.is_some() {
-            attachment = self.ask_delegate(attachment).await?;
+            attachment = self.ask_delegate(attachment, caller).await?;
         }
         fault::place("add-given");
         self.make_interfaces(&attachment, netns).await?;
@@ -152,7 +158,8 @@ impl Daemon {
         fault::place("add-configured");
         let revision = self.desired.open(&attachment)?;
         fault::place("add-published");
-        self.desired.engine().wait(revision, ENGINE_WAIT).await?;
+        let in_force = self.desired.engine().wait(revision, limits::ENGINE_OPEN);
+        caller.wait_for(in_force).await??;
         let port = attachment.port();
         if let Some(message) = self.desired.engine().state().port_errors.get(&port) {
             return Err(CniError::Port { port, message: message.clone() });
@@ -162,15 +169,22 @@ impl Daemon {
         let key = attachment.key.clone();
         self.with_store(move |store| store.set_phase(&key, Phase::Ready)).await?;
         fault::place("add-ready");
+        // Whoever goes later than this has a runtime that calls DEL.
+        caller.check()?;
         Ok(Attached { attachment, defaults })
     }
 
     /// Asks the IPAM plugin and records what it gives.
-    async fn ask_delegate(&self, mut attachment: Attachment) -> Result<Attachment, CniError> {
+    async fn ask_delegate(
+        &self,
+        mut attachment: Attachment,
+        caller: &Caller,
+    ) -> Result<Attachment, CniError> {
         if let Some(delegate) = &attachment.delegate {
             let call = Call { delegate, key: Some(&attachment.key), netns: &attachment.netns };
-            attachment.addresses = call.add().await?;
+            attachment.addresses = caller.wait_for(call.add()).await??;
         }
+        fault::place("add-delegated");
         let derived = MacAddress::from_preferred(&attachment.addresses);
         attachment.mac = attachment.mac.or(derived);
         let given = attachment.clone();
@@ -240,7 +254,7 @@ impl Daemon {
             let engine = self.desired.engine();
             // An engine that is away is told by the next full sync: the pod need not wait for it.
             if engine.state().engine.is_some()
-                && let Err(error) = engine.wait(revision, CLOSE_WAIT).await
+                && let Err(error) = engine.wait(revision, limits::ENGINE_CLOSE).await
             {
                 tracing::warn!(%key, %error, "the engine has not let go of the port yet");
             }
@@ -256,6 +270,7 @@ impl Daemon {
                 result => drop(result?),
             }
         }
+        fault::place("del-given-back");
         let owned = key.clone();
         self.with_store(move |store| store.remove(&owned)).await?;
         fault::place("del-forgotten");

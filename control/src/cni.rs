@@ -5,11 +5,15 @@
 
 use control_api::node::{self, CniResponse};
 
+mod caller;
 pub mod delegate;
 pub mod network_config;
 pub mod request;
 pub mod result;
 pub mod verbs;
+
+pub use caller::AbandonError;
+pub(crate) use caller::Caller;
 
 use crate::{
     cni::delegate::DelegateError,
@@ -82,6 +86,9 @@ pub enum CniError {
     Collect { failures: Vec<String> },
 
     #[error(transparent)]
+    Abandon(#[from] AbandonError),
+
+    #[error(transparent)]
     Begin(#[from] BeginError),
 
     #[error(transparent)]
@@ -126,6 +133,7 @@ impl CniError {
             )) => 7,
             // Addresses come back, ports are freed, the engine returns, the Node object appears.
             Self::TryAgain(_)
+            | Self::Abandon(_)
             | Self::Wait(_)
             | Self::Compile(_)
             | Self::Begin(BeginError::PortHeld { .. } | BeginError::Allocate(_)) => 11,

@@ -18,8 +18,13 @@ pub const ADD_PLACES: [&str; 8] = [
     "add-ready",
 ];
 
+/// The place of ADD between an IPAM plugin's answer and its record: after `add-recorded`, before
+/// `add-given`.
+pub const ADD_DELEGATED: &str = "add-delegated";
+
 /// The places of DEL, in their order.
-pub const DEL_PLACES: [&str; 4] = ["del-marked", "del-closed", "del-removed", "del-forgotten"];
+pub const DEL_PLACES: [&str; 5] =
+    ["del-marked", "del-closed", "del-removed", "del-given-back", "del-forgotten"];
 
 /// Aborts if a test asks for it here.
 pub(crate) fn place(name: &str) {

@@ -1,11 +1,12 @@
 //! The messages between the programs of a node: engine, control, plugin and operator tool.
 //!
-//! Messages alone by default. The feature `client` adds the stubs and [`connect`], the feature
-//! `server` the service traits and [`listen`].
+//! Messages and [`limits`] alone by default. The feature `client` adds the stubs and [`connect`],
+//! the feature `server` the service traits and [`listen`].
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "client")]
 pub mod connect;
+pub mod limits;
 #[cfg(feature = "server")]
 pub mod listen;
 

@@ -1,16 +1,27 @@
 //! The server's side of a unix socket: who may hold it, who may open it, and what becomes of it.
 //!
 //! A lock file beside the socket says who serves it, so a socket that a killed process left behind
-//! is told apart from one in use without asking anybody. The socket is made under another name,
-//! closed to other users, and then renamed: at no moment can somebody else connect.
+//! is told apart from one in use without asking anybody. The socket is closed to other users from
+//! the moment that it has a name, so that nobody else can ever connect; and it has another name
+//! until it listens, so that nobody is ever turned away.
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{FileTypeExt, OpenOptionsExt},
+            net::UnixListener as StdUnixListener,
+        },
+    },
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    fs::{Mode, fchmod},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
+};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
@@ -22,6 +33,9 @@ pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// Room that the temporary name needs beyond the socket's own.
 const TEMPORARY_SUFFIX: &str = ".new";
+
+/// How many clients may wait to be accepted: the plugin runs once for each container, in parallel.
+const BACKLOG: i32 = 1024;
 
 /// Why a socket cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +75,7 @@ pub struct SocketLease {
 impl SocketLease {
     /// Takes `path` for this process, with the folder if there is none yet, and listens on it.
     ///
-    /// The socket has mode 0600. Must be called within a tokio runtime.
+    /// The socket has mode 0600, less what the umask takes away. Must be called within a tokio runtime.
     ///
     /// # Errors
     ///
@@ -90,9 +104,11 @@ impl SocketLease {
         if fs::symlink_metadata(&temporary).is_ok_and(|found| found.file_type().is_socket()) {
             fs::remove_file(&temporary).map_err(io_error("remove", &temporary))?;
         }
-        let listener = UnixListener::bind(&temporary).map_err(io_error("listen on", &temporary))?;
-        fs::set_permissions(&temporary, Permissions::from_mode(0o600))
-            .map_err(io_error("close to other users", &temporary))?;
+        let socket = bind_for_owner(&temporary).map_err(io_error("make the socket", &temporary))?;
+        listen(&socket, BACKLOG)
+            .map_err(|error| io_error("listen on", &temporary)(error.into()))?;
+        let listener = UnixListener::from_std(StdUnixListener::from(socket))
+            .map_err(io_error("watch", &temporary))?;
         fs::rename(&temporary, path).map_err(io_error("put in place", path))?;
         let lease = Self { path: path.to_owned(), _lock: lock };
         Ok((lease, UnixListenerStream::new(listener)))
@@ -134,6 +150,17 @@ fn check_length(path: &Path) -> Result<(), ListenError> {
     Ok(())
 }
 
+/// A socket that appears at `path` with mode 0600: the kernel gives the name in the file system the
+/// mode of the socket itself, less the umask. The umask alone would do it too, but it belongs to
+/// the whole process, whose other threads make files at the same time.
+fn bind_for_owner(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
 /// Takes the lock beside `path`, or says that somebody has it.
 fn lock(path: &Path) -> Result<File, ListenError> {
     let lock_path = with_suffix(path, ".lock");
@@ -165,15 +192,30 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_socket_is_closed_to_others_from_its_first_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.sock");
+        let _socket = bind_for_owner(&path).unwrap();
+        // Nothing has touched the file since the kernel made it.
+        assert_eq!(mode(&path), 0o600);
+    }
 
     #[tokio::test]
     async fn a_socket_is_open_to_its_owner_alone_and_gone_after_the_lease() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/er/x.sock");
         let (lease, _stream) = SocketLease::listen(&path).unwrap();
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(mode(&path), 0o600);
+        assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
         drop(lease);
         assert!(!path.exists());
     }

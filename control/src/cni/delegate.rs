@@ -6,18 +6,15 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
 };
 
+use control_api::limits;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
 use super::{network_config::NetworkConfig, result::addresses};
 use crate::attachment::{AttachmentKey, Delegate};
-
-/// How long an IPAM plugin may take: a DHCP exchange with its repetitions takes some ten seconds.
-const DELEGATE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The plugin did not know the verb: it is older than the specification.
 const CODE_ENVIRONMENT: u32 = 4;
@@ -115,9 +112,9 @@ impl Call<'_> {
     /// Fails if there is no such plugin, it does not end in time, or says that it failed.
     pub async fn run(&self, verb: &str) -> Result<Vec<u8>, DelegateError> {
         let plugin = find(&self.delegate.plugin, &self.delegate.path)?;
-        let limited = timeout(DELEGATE_TIMEOUT, self.execute(&plugin, verb)).await;
+        let limited = timeout(limits::IPAM, self.execute(&plugin, verb)).await;
         let Ok(result) = limited else {
-            return Err(DelegateError::Timeout { plugin, seconds: DELEGATE_TIMEOUT.as_secs() });
+            return Err(DelegateError::Timeout { plugin, seconds: limits::IPAM.as_secs() });
         };
         let output = result.map_err(|source| DelegateError::Run { plugin, source })?;
         if output.status.success() {

@@ -1,15 +1,20 @@
 //! What each verb does.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use control_api::{
     connect::connect_engine,
     engine::ListPortsRequest,
+    limits,
     node::{CniRequest, CniResponse},
 };
 
 use super::{
-    CniError,
+    Caller, CniError,
     delegate::{Call, DelegateError},
     network_config::{CniVersion, NetworkConfig},
     request::Target,
@@ -30,28 +35,39 @@ use crate::{
 impl Daemon {
     /// Does what the plugin passes on.
     ///
-    /// The work goes on to its end, or to the end of its undoing, even if the plugin is killed
-    /// while it waits.
+    /// Dropped before its end, as it is when the plugin's connection ends, an ADD is undone, a DEL
+    /// or GC goes on to its end, and any other verb is abandoned.
     pub async fn cni(self: Arc<Self>, request: CniRequest) -> CniResponse {
-        let verb = request.command.clone();
-        let started = std::time::Instant::now();
-        let daemon = Arc::clone(&self);
-        let work = tokio::spawn(async move { daemon.dispatch(&request).await });
-        let outcome = work
-            .await
-            .unwrap_or_else(|_| Err(CniError::NotAvailable("control is stopping".to_owned())));
-        self.metrics.count_verb(&verb, outcome.is_ok());
-        match &outcome {
-            Ok(_) => tracing::info!(verb, elapsed = ?started.elapsed(), "done"),
-            Err(error) => {
-                let (code, causes) = (error.code(), error.to_message().details);
-                tracing::warn!(verb, code, %error, causes, elapsed = ?started.elapsed(), "failed");
-            }
-        }
-        response(outcome)
+        let limit = match &*request.command {
+            "ADD" => limits::ATTACH,
+            "STATUS" => limits::PLUGIN_STATUS,
+            _ => limits::PLUGIN_OTHER,
+        };
+        let (_presence, caller) = Caller::new(limit);
+        let work = tokio::spawn(async move {
+            let started = Instant::now();
+            let outcome = self.dispatch(&request, &caller).await;
+            self.note(&request.command, &outcome, started.elapsed());
+            outcome
+        });
+        response(
+            work.await
+                .unwrap_or_else(|_| Err(CniError::NotAvailable("control is stopping".to_owned()))),
+        )
     }
 
-    async fn dispatch(&self, request: &CniRequest) -> Result<Vec<u8>, CniError> {
+    fn note(&self, verb: &str, outcome: &Result<Vec<u8>, CniError>, elapsed: Duration) {
+        self.metrics.count_verb(verb, outcome.is_ok());
+        match outcome {
+            Ok(_) => tracing::info!(verb, ?elapsed, "done"),
+            Err(error) => {
+                let (code, causes) = (error.code(), error.to_message().details);
+                tracing::warn!(verb, code, %error, causes, ?elapsed, "failed");
+            }
+        }
+    }
+
+    async fn dispatch(&self, request: &CniRequest, caller: &Caller) -> Result<Vec<u8>, CniError> {
         let config = NetworkConfig::parse(&request.config, &request.command)?;
         let needs = |verb, needed: CniVersion| {
             if config.version >= needed {
@@ -61,15 +77,15 @@ impl Daemon {
             Err(CniError::TooOld { verb, needed: needed.as_str(), found })
         };
         match request.command.as_str() {
-            "ADD" => self.add(request, &config).await,
+            "ADD" => self.add(request, &config, caller).await,
             "DEL" => self.del(request, &config).await.map(|()| Vec::new()),
             "CHECK" => {
                 needs("CHECK", CniVersion::V0_4_0)?;
-                self.check(request, &config).await.map(|()| Vec::new())
+                caller.wait_for(self.check(request, &config)).await?.map(|()| Vec::new())
             }
             "STATUS" => {
                 needs("STATUS", CniVersion::V1_1_0)?;
-                self.status(request, &config).await.map(|()| Vec::new())
+                caller.wait_for(self.status(request, &config)).await?.map(|()| Vec::new())
             }
             "GC" => {
                 needs("GC", CniVersion::V1_1_0)?;
@@ -82,7 +98,12 @@ impl Daemon {
         }
     }
 
-    async fn add(&self, request: &CniRequest, config: &NetworkConfig) -> Result<Vec<u8>, CniError> {
+    async fn add(
+        &self,
+        request: &CniRequest,
+        config: &NetworkConfig,
+        caller: &Caller,
+    ) -> Result<Vec<u8>, CniError> {
         let target = Target::parse(request)?;
         let node = self.desired.this_node()?;
         let delegate = Delegate::from_config(config, &request.path, &request.args);
@@ -111,8 +132,8 @@ impl Daemon {
             host_interface: target.key.host_interface(),
             delegate,
         };
-        let _lock = self.locks.lock(&target.key).await;
-        let attached = self.attach(Wanted { attachment, addresses: requested }).await?;
+        let _lock = caller.wait_for(self.locks.lock(&target.key)).await?;
+        let attached = self.attach(Wanted { attachment, addresses: requested }, caller).await?;
         let (attachment, defaults) = (attached.attachment, attached.defaults);
         let host = link::find(&self.netlink, &attachment.host_interface).await;
         let host_mac = host.ok().flatten().and_then(|link| link.mac);

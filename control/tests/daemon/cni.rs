@@ -1,6 +1,6 @@
 //! The CNI verbs, asked as a container runtime asks them, with real namespaces and interfaces.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, slice};
+use std::{collections::BTreeSet, slice};
 
 use control::attachment::AttachmentKey;
 use control_api::engine::PortError;
@@ -11,7 +11,7 @@ use crate::node::{Node, delete_namespace, ip_json, need_namespaces, run};
 
 const RANGES: &str = "10.244.1.0/24, 'fd00:10:244:1::/64'";
 
-async fn start(ranges: &str) -> (Node, FixtureEngine) {
+pub(crate) async fn start(ranges: &str) -> (Node, FixtureEngine) {
     let mut node = Node::new(ranges);
     let engine = FixtureEngine::start(&node.engine_socket(), 1);
     node.start().await;
@@ -20,7 +20,7 @@ async fn start(ranges: &str) -> (Node, FixtureEngine) {
 }
 
 /// Nothing that an attachment could leave behind is there.
-async fn assert_nothing_is_left(node: &Node, engine: &FixtureEngine) {
+pub(crate) async fn assert_nothing_is_left(node: &Node, engine: &FixtureEngine) {
     assert_eq!(node.host_interfaces(), Vec::<String>::new());
     assert_eq!(node.attachments().await, []);
     let ports: Vec<_> = engine.recorded.borrow().ports.keys().cloned().collect();
@@ -184,6 +184,47 @@ async fn add_returns_only_after_the_engine_acknowledged() {
     assert!(!is_done, "ADD returned before the engine had the port");
     engine.set(|recorded| recorded.is_held = false);
     assert!(add.await.is_success);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_add_whose_plugin_is_killed_is_undone() {
+    need_namespaces!();
+    let (mut node, engine) = start(RANGES).await;
+    let pod = node.add_pod("web");
+    engine.set(|recorded| recorded.is_held = true);
+    let mut plugin = node.verb("ADD", "web").spawn().await;
+    let is_waiting = |_: &[_]| !node.host_interfaces().is_empty();
+    node.until_attachments("the pair is made", is_waiting).await;
+    plugin.kill().await.unwrap();
+    // Although the engine is silent still.
+    node.until_attachments("it is undone", <[_]>::is_empty).await;
+    assert!(node.log().contains("the plugin was stopped"), "{}", node.log());
+    engine.set(|recorded| recorded.is_held = false);
+    node.until_in_step().await;
+    assert_nothing_is_left(&node, &engine).await;
+    assert_eq!(ip_json(&pod, &["link", "show"]).as_array().unwrap().len(), 1, "only lo");
+    // And the runtime, which was not told anything, calls DEL; then the pod comes again.
+    node.verb("DEL", "web").succeed().await;
+    node.verb("ADD", "web").succeed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_del_whose_plugin_is_killed_goes_on() {
+    need_namespaces!();
+    let (mut node, engine) = start(RANGES).await;
+    node.add_pod("web");
+    node.verb("ADD", "web").succeed().await;
+    engine.set(|recorded| recorded.is_held = true);
+    let mut plugin = node.verb("DEL", "web").spawn().await;
+    let is_deleting = |found: &[control_api::node::Attachment]| {
+        found.iter().all(|attachment| attachment.state == "deleting")
+    };
+    node.until_attachments("it has begun", is_deleting).await;
+    plugin.kill().await.unwrap();
+    node.until_attachments("it has ended", <[_]>::is_empty).await;
+    engine.set(|recorded| recorded.is_held = false);
+    node.until_in_step().await;
+    assert_nothing_is_left(&node, &engine).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -413,48 +454,4 @@ async fn a_default_route_of_another_plugin_stays() {
     node.verb("CHECK", "web").with("prevResult", result).succeed().await;
     node.verb("DEL", "web").succeed().await;
     assert_nothing_is_left(&node, &engine).await;
-}
-
-/// An IPAM plugin that notes what it is asked, and gives one address.
-const IPAM_PLUGIN: &str = r#"#!/bin/sh
-config=$(cat)
-echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME" >> "$CNI_PATH/asked"
-case "$CNI_COMMAND" in
-ADD) [ -e "$CNI_PATH/broken" ] && { echo '{"code": 11, "msg": "pool is locked"}'; exit 1; }
-     echo '{"cniVersion": "1.1.0", "ips": [{"address": "10.244.1.200/24", "gateway": "10.244.1.1"}]}' ;;
-STATUS|GC) echo '{"code": 4, "msg": "unknown CNI_COMMAND"}'; exit 1 ;;
-esac
-"#;
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_ipam_plugin_is_asked_and_told() {
-    need_namespaces!();
-    let (mut node, engine) = start(RANGES).await;
-    let folder = node.path("plugins");
-    fs::create_dir(&folder).unwrap();
-    fs::write(folder.join("test-ipam"), IPAM_PLUGIN).unwrap();
-    fs::set_permissions(folder.join("test-ipam"), fs::Permissions::from_mode(0o755)).unwrap();
-    node.add_pod("web");
-    let path = folder.display().to_string();
-    let verb = |verb| node.verb(verb, "web").path(&path).with("ipam", json!({"type": "test-ipam"}));
-    let absent = |verb| node.verb(verb, "web").path(&path).with("ipam", json!({"type": "absent"}));
-    absent("ADD").fail(4).await;
-    // A plugin that is not there holds up no pod's end.
-    absent("DEL").succeed().await;
-    fs::write(folder.join("broken"), "").unwrap();
-    let message = verb("ADD").fail(11).await;
-    assert!(message.contains("pool is locked"), "{message}");
-    fs::remove_file(folder.join("broken")).unwrap();
-    let result = verb("ADD").succeed().await;
-    assert_eq!(result["ips"][0]["address"], "10.244.1.200/32");
-    assert_eq!(engine.recorded.borrow().ports["demo/web"].addresses[0], [10, 244, 1, 200]);
-    verb("CHECK").with("prevResult", result).succeed().await;
-    verb("STATUS").succeed().await;
-    verb("DEL").succeed().await;
-    // Without a record, the plugin is told all the same.
-    verb("DEL").succeed().await;
-    assert_nothing_is_left(&node, &engine).await;
-    let asked = fs::read_to_string(folder.join("asked")).unwrap();
-    let verbs: Vec<&str> = asked.lines().filter_map(|line| line.split(' ').next()).collect();
-    assert_eq!(verbs, ["ADD", "DEL", "ADD", "CHECK", "STATUS", "DEL", "DEL"]);
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says where")]
 
 mod cni;
+mod delegate;
 mod engine;
 mod host;
 mod node;

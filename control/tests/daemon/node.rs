@@ -274,6 +274,23 @@ impl Node {
         }
     }
 
+    /// Waits until the attachments fulfil a condition.
+    pub(crate) async fn until_attachments(
+        &self,
+        what: &str,
+        condition: impl Fn(&[node::Attachment]) -> bool,
+    ) {
+        let started = Instant::now();
+        loop {
+            let attachments = self.attachments().await;
+            if condition(&attachments) {
+                return;
+            }
+            assert!(started.elapsed() < LIMIT, "{what}: {attachments:#?}\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     pub(crate) async fn attachments(&self) -> Vec<node::Attachment> {
         let mut control = connect_control(&self.path("control.sock")).await.unwrap();
         let request = node::ListAttachmentsRequest {};
@@ -365,8 +382,8 @@ impl Verb<'_> {
         self
     }
 
-    /// Runs the plugin in the node's namespace.
-    pub(crate) async fn call(self) -> Answer {
+    /// Starts the plugin in the node's namespace. It is killed when it is dropped.
+    pub(crate) async fn spawn(&self) -> tokio::process::Child {
         let mut command = tokio::process::Command::new("nsenter");
         command
             .arg(format!("--net=/run/netns/{}", self.node.namespace()))
@@ -376,7 +393,8 @@ impl Verb<'_> {
             .env("CNI_COMMAND", &self.command)
             .env("CNI_PATH", &self.path)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
         if !matches!(&*self.command, "STATUS" | "GC" | "VERSION") {
             command
                 .env("CNI_CONTAINERID", &self.container)
@@ -389,7 +407,12 @@ impl Verb<'_> {
         let config = self.config.to_string();
         tokio::io::AsyncWriteExt::write_all(&mut stdin, config.as_bytes()).await.unwrap();
         drop(stdin);
-        let output = child.wait_with_output().await.unwrap();
+        child
+    }
+
+    /// Runs the plugin.
+    pub(crate) async fn call(self) -> Answer {
+        let output = self.spawn().await.wait_with_output().await.unwrap();
         let printed = String::from_utf8(output.stdout).unwrap();
         let printed = if printed.is_empty() {
             Value::Null
@@ -432,6 +455,7 @@ fn program(name: &str) -> PathBuf {
         let own = Path::new(env!("CARGO_BIN_EXE_vrouter-control")).parent().unwrap();
         let status = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "-p", "control", "-p", "cni", "-p", "vrouter", "--bins"])
+            .args((!cfg!(debug_assertions)).then_some("--release"))
             .arg("--target-dir")
             .arg(own.parent().unwrap())
             .status()
