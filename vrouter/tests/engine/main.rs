@@ -2,10 +2,17 @@
 //! operator sees of it.
 //!
 //! Workers run a stand-in that sends what guests send to the host port; the pipeline has scenarios
-//! of its own. Each scenario ends with the conservation of packets and with every frame back.
+//! of its own, and runs in those of volume. Each scenario ends with the conservation of packets and
+//! with every frame back.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test says what it measured and fails by panicking"
+)]
 
 mod batches;
 mod openings;
 mod rig;
+mod traffic;
+mod volume;

@@ -12,6 +12,7 @@ use std::{
 
 use control_api::engine as api;
 use encap::MacAddress;
+use flowtable::WorkerIndexError;
 use vrouter::{
     burst::Burst,
     clock::Now,
@@ -22,6 +23,7 @@ use vrouter::{
     idle::IdleMode,
     memory::{Depot, FramePool, RegionConfig},
     outbox::Outbox,
+    pipeline::Pipeline,
     placement::WorkerPlace,
     port::{
         OpenPortError, OpenedPort, PortOpener, PortRef, PortRequest,
@@ -30,6 +32,7 @@ use vrouter::{
     publish::Subscriber,
     snapshot::Snapshot,
     stats::{EngineStats, WorkerStats},
+    trace::DropTrace,
     worker::Process,
 };
 
@@ -118,8 +121,8 @@ impl PortOpener for OrderedOpener {
     }
 }
 
-pub(crate) struct Rig {
-    pub(crate) engine: Engine<ToHost>,
+pub(crate) struct Rig<P: Process = ToHost> {
+    pub(crate) engine: Engine<P>,
     pub(crate) orders: Orders,
     pub(crate) stall_ms: Arc<AtomicU64>,
     peers: MemoryPeers,
@@ -128,32 +131,58 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(workers: usize) -> Self {
+        let stall_ms = Arc::new(AtomicU64::new(0));
+        let stall = Arc::clone(&stall_ms);
+        let stand_in =
+            move |_, snapshots, _| Ok(ToHost { snapshots, stall_ms: Arc::clone(&stall) });
+        Self { stall_ms, ..Self::start(workers, 64, stand_in) }
+    }
+
+    /// An engine with a host port and two pods; the peers in that order.
+    pub(crate) fn with_ports(workers: usize) -> (Self, [MemoryPeer; 3]) {
+        Self::new(workers).ready()
+    }
+}
+
+impl Rig<Pipeline> {
+    /// An engine whose workers run the real pipeline, with a host port and two pods.
+    pub(crate) fn forwarding(workers: usize) -> (Self, [MemoryPeer; 3]) {
+        let pipeline = |worker, snapshots, flows| {
+            Pipeline::new(worker, snapshots, flows, DropTrace::default())
+        };
+        Self::start(workers, 4096, pipeline).ready()
+    }
+}
+
+impl<P: Process + 'static> Rig<P> {
+    fn start(
+        workers: usize,
+        connections_max: u32,
+        process: impl Fn(u16, Subscriber<Snapshot>, Arc<Flows>) -> Result<P, WorkerIndexError>,
+    ) -> Self {
         let config = EngineConfig {
             workers: vec![WorkerPlace::default(); workers],
             idle: IdleMode::Adaptive,
             region: RegionConfig { frame_count: 8192, frame_bytes: 2048, huge_pages: false },
         };
         let orders = Orders::default();
-        let stall_ms = Arc::new(AtomicU64::new(0));
         let mut peers = MemoryPeers::default();
         let opener = |depot: &Arc<Depot>| -> Box<dyn PortOpener> {
             let inner = MemoryOpener::new(MemoryPortConfig::default(), Arc::clone(depot));
             peers = inner.peers();
             Box::new(OrderedOpener { inner, orders: orders.clone() })
         };
-        let pipeline = |_, snapshots| Ok(ToHost { snapshots, stall_ms: Arc::clone(&stall_ms) });
-        let flows = Arc::new(Flows::create(&small_flow_table()).unwrap());
-        let engine = Engine::start(&config, flows, opener, pipeline);
-        Self { engine: engine.unwrap(), orders, stall_ms, peers, generation: 0 }
+        let flows = Arc::new(Flows::create(&flow_table(connections_max)).unwrap());
+        let process = |worker, snapshots| process(worker, snapshots, Arc::clone(&flows));
+        let engine = Engine::start(&config, Arc::clone(&flows), opener, process).unwrap();
+        Self { engine, orders, stall_ms: Arc::default(), peers, generation: 0 }
     }
 
-    /// An engine with a host port and two pods; the peers in that order.
-    pub(crate) fn with_ports(workers: usize) -> (Self, [MemoryPeer; 3]) {
-        let mut rig = Self::new(workers);
-        rig.apply(vec![node(), vrf(), host()], &[]).unwrap();
-        rig.apply(vec![pod("default/a", 2), pod("default/b", 3)], &[]).unwrap();
-        let peers = ["host", "default/a", "default/b"].map(|name| rig.peer(name));
-        (rig, peers)
+    fn ready(mut self) -> (Self, [MemoryPeer; 3]) {
+        self.apply(vec![node(), vrf(), host()], &[]).unwrap();
+        self.apply(vec![pod("default/a", 2), pod("default/b", 3)], &[]).unwrap();
+        let peers = ["host", "default/a", "default/b"].map(|name| self.peer(name));
+        (self, peers)
     }
 
     pub(crate) fn apply(
@@ -226,11 +255,11 @@ impl Rig {
     }
 }
 
-fn mac(address: [u8; 4]) -> Vec<u8> {
+pub(crate) fn mac(address: [u8; 4]) -> Vec<u8> {
     MacAddress::from_ip(address.into()).octets().into()
 }
 
-fn object(kind: api::object::Kind) -> api::Object {
+pub(crate) fn object(kind: api::object::Kind) -> api::Object {
     api::Object { kind: Some(kind) }
 }
 
@@ -288,10 +317,9 @@ fn port(
     }))
 }
 
-/// As little as there can be: nothing here opens flows.
-fn small_flow_table() -> flowtable::Config {
+fn flow_table(connections_max: u32) -> flowtable::Config {
     flowtable::Config {
-        ipv4_connections_max: 64,
+        ipv4_connections_max: connections_max,
         ipv6_connections_max: 64,
         fragments_max: 64,
         hash_key: [1, 2],
