@@ -14,6 +14,9 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 /// Datagrams that one answer takes at most: a dump of a large neighbour table is some hundred.
 const ANSWER_DATAGRAMS_MAX: usize = 65_536;
 
+/// The kernel's own netlink port.
+const KERNEL: u32 = 0;
+
 /// A connection to the kernel's routing part, in the network namespace of the thread that opened
 /// it.
 #[derive(Debug)]
@@ -25,9 +28,14 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects.
     pub(crate) fn open() -> io::Result<Self> {
+        Self::open_to(KERNEL)
+    }
+
+    /// Connects to a netlink port: the kernel's, or in tests one where nobody listens.
+    pub(crate) fn open_to(port: u32) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.connect(&SocketAddr::new(port, 0))?;
         Ok(Self { socket, sequence: 0 })
     }
 
@@ -45,14 +53,14 @@ impl Connection {
         request.finalize();
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
+        uninterrupted(|| self.socket.send(&bytes, 0))?;
         self.answers()
     }
 
     fn answers(&self) -> io::Result<Vec<RouteNetlinkMessage>> {
         let mut answers = Vec::new();
         for _ in 0..ANSWER_DATAGRAMS_MAX {
-            let (datagram, _) = self.socket.recv_from_full()?;
+            let (datagram, _) = uninterrupted(|| self.socket.recv_from_full())?;
             for (header, payload) in messages(&datagram) {
                 if header.sequence_number != self.sequence {
                     continue;
@@ -67,6 +75,16 @@ impl Connection {
             }
         }
         Err(io::Error::other("the kernel's answer has no end"))
+    }
+}
+
+/// Carries a system call out again as often as a signal interrupts it.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }
 
@@ -87,4 +105,24 @@ pub(crate) fn messages(
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupted_call_is_carried_out_again() {
+        let mut interruptions = 2;
+        let call = || {
+            if interruptions > 0 {
+                interruptions -= 1;
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            Ok("answer")
+        };
+        assert_eq!(uninterrupted(call).unwrap(), "answer");
+        let refused = uninterrupted(|| Err::<(), _>(io::ErrorKind::PermissionDenied.into()));
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
 }

@@ -13,7 +13,7 @@ use std::{
 use encap::MacAddress;
 use namespace::{Namespace, join};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vrouter::underlay::{Change, Obstacle, Underlay, Way};
+use vrouter::underlay::{Change, NEIGHBOUR_PENDING_MAX, Obstacle, Underlay, Way};
 
 /// How long a test waits for what must happen: the machine may stall for seconds, and the kernel
 /// probes a silent neighbour three times, a second apart.
@@ -25,6 +25,8 @@ struct Nodes {
     theirs: Namespace,
     underlay: Underlay,
     seen: Vec<Change>,
+    /// Polls see this time, if time stands still.
+    frozen: Option<Instant>,
 }
 
 const THEIR_ADDRESSES: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
@@ -42,14 +44,15 @@ impl Nodes {
             namespace.ip(&format!("addr add 2001:db8::{end}/64 dev up0 nodad"));
         }
         let underlay = ours.inside(|| Underlay::open().unwrap());
-        Self { ours, theirs, underlay, seen: Vec::new() }
+        Self { ours, theirs, underlay, seen: Vec::new(), frozen: None }
     }
 
     /// Polls until `happened` says yes.
     fn wait_for(&mut self, what: &str, happened: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            self.seen.extend(self.underlay.poll(Instant::now()).unwrap());
+            let now = self.frozen.unwrap_or_else(Instant::now);
+            self.seen.extend(self.underlay.poll(now).unwrap());
             if happened(self) {
                 return;
             }
@@ -67,6 +70,10 @@ impl Nodes {
         self.wait_for(what, |nodes| nodes.underlay.way(remote).is_some_and(&expected));
     }
 
+    fn way(&self, remote: &str) -> &Way {
+        self.underlay.way(remote.parse().unwrap()).unwrap()
+    }
+
     fn target(&mut self, remotes: &[&str]) {
         self.underlay.set_targets(remotes.iter().map(|remote| remote.parse::<IpAddr>().unwrap()));
     }
@@ -76,6 +83,26 @@ fn is_via(way: &Way, address: &str, mac: MacAddress) -> bool {
     let address: IpAddr = address.parse().unwrap();
     matches!(way, Way::Resolved(hop)
         if hop.address == address && hop.destination_mac == mac && hop.interface == "up0")
+}
+
+fn has_mtu(way: &Way, mtu_bytes: u32) -> bool {
+    matches!(way, Way::Resolved(hop) if hop.mtu_bytes == mtu_bytes)
+}
+
+/// Whether the kernel asks for a neighbour, as we were told.
+fn is_asked(nodes: &Nodes, address: &str) -> bool {
+    let address: IpAddr = address.parse().unwrap();
+    nodes.underlay.neighbours().any(|hop| hop.address == address && hop.state == "pending")
+}
+
+/// Neighbours that our kernel keeps resolved.
+fn managed(nodes: &Nodes) -> usize {
+    nodes.ours.run("ip neigh show dev up0").matches("managed").count()
+}
+
+/// Whether a change of MTU was told.
+fn has_told_mtu(nodes: &Nodes, told: u32) -> bool {
+    nodes.seen.iter().any(|it| matches!(it, Change::Mtu { mtu_bytes, .. } if *mtu_bytes == told))
 }
 
 #[test]
@@ -110,7 +137,10 @@ fn another_gateway_is_followed_and_the_former_one_let_go() {
     nodes.wait_for_way("198.51.100.7", "the route", |way| is_via(way, "192.0.2.2", MAC));
     nodes.ours.ip("route replace 198.51.100.0/24 via 192.0.2.3");
     nodes.wait_for_way("198.51.100.7", "the other gateway", |way| is_via(way, "192.0.2.3", MAC));
-    assert_eq!(nodes.underlay.neighbours().count(), 1);
+    assert_eq!(nodes.underlay.neighbours().count(), 2, "routes flap: it is kept for a while");
+    nodes.wait_for("the end of the former gateway", |nodes| {
+        nodes.underlay.neighbours().count() == 1
+    });
     let listing = nodes.ours.run("ip neigh show dev up0 192.0.2.2");
     assert!(!listing.contains("managed"), "{listing}");
     nodes.ours.ip("route replace 198.51.100.0/24 via inet6 2001:db8::2");
@@ -145,6 +175,177 @@ fn a_link_that_flaps_is_down_and_then_resolved_again() {
 }
 
 #[test]
+fn a_link_that_is_back_is_looked_at_at_once() {
+    skip_unless_namespaces!();
+    let mut nodes = Nodes::create();
+    nodes.target(&["192.0.2.2"]);
+    nodes.wait_for_way("192.0.2.2", "the neighbour", |way| is_via(way, "192.0.2.2", MAC));
+    // No interval goes by from here on: what is not looked at at once is not looked at.
+    nodes.frozen = Some(Instant::now());
+    for _ in 0..3 {
+        for namespace in ["theirs", "ours"] {
+            let of = |nodes: &Nodes, command: &str| match namespace {
+                "theirs" => nodes.theirs.ip(command),
+                _ => nodes.ours.ip(command),
+            };
+            of(&nodes, "link set up0 down");
+            nodes.wait_for_way("192.0.2.2", "the way to be gone", |way| {
+                matches!(way, Way::Unresolved(_))
+            });
+            of(&nodes, "link set up0 up");
+            nodes.wait_for_way("192.0.2.2", "the way", |way| is_via(way, "192.0.2.2", MAC));
+        }
+    }
+}
+
+#[test]
+fn routes_are_looked_at_at_once() {
+    skip_unless_namespaces!();
+    let mut nodes = Nodes::create();
+    nodes.target(&["198.51.100.7", "2001:db8:1::7", "192.0.2.2"]);
+    nodes.wait_for_way("192.0.2.2", "the neighbour", |way| is_via(way, "192.0.2.2", MAC));
+    nodes.frozen = Some(Instant::now());
+    for round in 0..3 {
+        for (remote, prefix, gateway) in [
+            ("198.51.100.7", "198.51.100.0/24", "192.0.2.2"),
+            ("2001:db8:1::7", "2001:db8:1::/48", "2001:db8::2"),
+            ("198.51.100.7", "default", "192.0.2.2"),
+        ] {
+            nodes.ours.ip(&format!("route add {prefix} via {gateway}"));
+            nodes.wait_for_way(remote, &format!("{prefix} {round}"), |way| {
+                is_via(way, gateway, MAC)
+            });
+            nodes.ours.ip(&format!("route del {prefix} via {gateway}"));
+            nodes
+                .wait_for_way(remote, "no route", |way| *way == Way::Unresolved(Obstacle::NoRoute));
+        }
+    }
+}
+
+#[test]
+fn a_next_hop_that_is_forgotten_keeps_its_mac_address_until_it_has_failed() {
+    skip_unless_namespaces!();
+    let mut nodes = Nodes::create();
+    nodes.target(&THEIR_ADDRESSES);
+    for remote in THEIR_ADDRESSES {
+        nodes.wait_for_way(remote, "the neighbour", |way| is_via(way, remote, MAC));
+    }
+    for _ in 0..5 {
+        for remote in THEIR_ADDRESSES {
+            nodes.seen.clear();
+            nodes.ours.ip(&format!("neigh del {remote} dev up0"));
+            // An event that comes after those of the neighbour, so they were all taken in.
+            nodes.ours.ip("link set up0 mtu 1400");
+            nodes.ours.ip("link set up0 mtu 1500");
+            nodes.wait_for("the MTU", |nodes| has_told_mtu(nodes, 1500));
+            let is_lost =
+                |change: &Change| matches!(change, Change::Way { way: Way::Unresolved(_), .. });
+            assert!(!nodes.seen.iter().any(is_lost), "{:?}", nodes.seen);
+        }
+    }
+    for (remote, length) in THEIR_ADDRESSES.into_iter().zip([24, 64]) {
+        nodes.theirs.ip(&format!("addr del {remote}/{length} dev up0"));
+        nodes.ours.ip(&format!("neigh del {remote} dev up0"));
+        nodes.wait_for("the neighbour to be asked", |nodes| is_asked(nodes, remote));
+        assert!(is_via(nodes.way(remote), remote, MAC), "{:?}", nodes.way(remote));
+        nodes
+            .wait_for_way(remote, "the neighbour to fail", |way| matches!(way, Way::Unresolved(_)));
+        nodes.theirs.ip(&format!("addr add {remote}/{length} dev up0"));
+        nodes.wait_for_way(remote, "the neighbour", |way| is_via(way, remote, MAC));
+    }
+}
+
+#[test]
+fn a_next_hop_is_kept_while_it_is_asked_for_again_but_not_for_good() {
+    skip_unless_namespaces!();
+    let mut nodes = Nodes::create();
+    // The kernel goes on asking for longer than we wait.
+    nodes.ours.sysctl("net.ipv4.neigh.up0.mcast_solicit", "30");
+    nodes.target(&["192.0.2.2"]);
+    nodes.wait_for_way("192.0.2.2", "the neighbour", |way| is_via(way, "192.0.2.2", MAC));
+    nodes.theirs.ip("addr del 192.0.2.2/24 dev up0");
+    nodes.frozen = Some(Instant::now());
+    nodes.ours.ip("neigh del 192.0.2.2 dev up0");
+    nodes.wait_for("the neighbour to be asked", |nodes| is_asked(nodes, "192.0.2.2"));
+    assert!(is_via(nodes.way("192.0.2.2"), "192.0.2.2", MAC));
+    nodes.frozen = nodes.frozen.map(|then| then + NEIGHBOUR_PENDING_MAX);
+    nodes.wait_for_way("192.0.2.2", "the limit", |way| {
+        matches!(way, Way::Unresolved(Obstacle::NeighbourPending { .. }))
+    });
+}
+
+#[test]
+fn a_next_hop_without_use_is_kept_for_a_while() {
+    skip_unless_namespaces!();
+    let mut nodes = Nodes::create();
+    nodes.target(&THEIR_ADDRESSES);
+    for remote in THEIR_ADDRESSES {
+        nodes.wait_for_way(remote, "the neighbour", |way| is_via(way, remote, MAC));
+    }
+    nodes.frozen = Some(Instant::now());
+    nodes.target(&[]);
+    nodes.wait_for("nothing", |_| true);
+    assert_eq!(managed(&nodes), 2);
+    // Back in time: it is used, and stays.
+    nodes.target(&["192.0.2.2"]);
+    nodes.wait_for_way("192.0.2.2", "the neighbour", |way| is_via(way, "192.0.2.2", MAC));
+    nodes.frozen = nodes.frozen.map(|then| then + Duration::from_mins(1));
+    nodes.wait_for("the release", |nodes| nodes.underlay.neighbours().count() == 1);
+    assert_eq!(managed(&nodes), 1);
+}
+
+#[test]
+fn the_mtu_of_a_route_is_that_of_the_way() {
+    skip_unless_namespaces!();
+    let mut nodes = Nodes::create();
+    let ways = [("198.51.100.7", "192.0.2.2"), ("2001:db8:1::7", "2001:db8::2")];
+    nodes.target(&ways.map(|(remote, _)| remote));
+    for (remote, gateway) in ways {
+        for (option, mtu_bytes) in [("", 1500), ("mtu 1380", 1380), ("mtu 9000", 1500)] {
+            nodes.ours.ip(&format!("route replace {remote} via {gateway} {option}"));
+            nodes.wait_for_way(remote, "the MTU", |way| has_mtu(way, mtu_bytes));
+        }
+    }
+}
+
+#[test]
+fn a_path_mtu_that_the_kernel_learnt_is_that_of_the_way() {
+    skip_unless_namespaces!();
+    let mut nodes = Nodes::create();
+    // A node behind a router whose far link carries less.
+    let far = Namespace::create("far");
+    join((&nodes.theirs, "far0"), (&far, "far0"), 1, 1500);
+    let (router, ours) = (&nodes.theirs, &nodes.ours);
+    for key in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+        router.sysctl(key, "1");
+    }
+    let ways = [
+        ("198.51.100.7", "198.51.100.1", 24, "192.0.2.2"),
+        ("2001:db8:1::7", "2001:db8:1::1", 64, "2001:db8::2"),
+    ];
+    for (remote, router_address, length, gateway) in ways {
+        router.ip(&format!("addr add {router_address}/{length} dev far0 nodad"));
+        far.ip(&format!("addr add {remote}/{length} dev far0 nodad"));
+        far.ip(&format!("route add default via {router_address}"));
+        ours.ip(&format!("route add {remote} via {gateway}"));
+    }
+    router.ip("link set far0 mtu 1300");
+    nodes.target(&ways.map(|(remote, ..)| remote));
+    for (remote, _, _, gateway) in ways {
+        nodes
+            .wait_for_way(remote, "the way", |way| is_via(way, gateway, MAC) && has_mtu(way, 1500));
+        // The first is answered with an error that the kernel learns from.
+        let deadline = Instant::now() + PATIENCE;
+        let command = format!("ping -c 1 -W 1 -M do -s 1400 {remote}");
+        while !nodes.ours.run(&format!("ip route get {remote}")).contains("mtu 1300") {
+            assert!(Instant::now() < deadline, "the kernel learns nothing");
+            nodes.ours.try_run(&command);
+        }
+        nodes.wait_for_way(remote, "the path MTU", |way| has_mtu(way, 1300));
+    }
+}
+
+#[test]
 fn a_silent_neighbour_is_failed_until_it_answers() {
     skip_unless_namespaces!();
     let mut nodes = Nodes::create();
@@ -165,6 +366,7 @@ fn a_static_neighbour_stays_static() {
     nodes.target(&["192.0.2.8"]);
     nodes.wait_for_way("192.0.2.8", "the neighbour", |way| is_via(way, "192.0.2.8", mac));
     nodes.target(&[]);
+    nodes.wait_for("its release", |nodes| nodes.underlay.neighbours().count() == 0);
     let listing = nodes.ours.run("ip neigh show dev up0 192.0.2.8");
     assert!(listing.contains("PERMANENT"), "{listing}");
 }
@@ -177,14 +379,8 @@ fn an_own_address_is_no_way_and_an_mtu_and_the_end_of_an_interface_are_told() {
     nodes.wait_for_way("192.0.2.1", "local", |way| *way == Way::Unresolved(Obstacle::Local));
     nodes.wait_for_way("192.0.2.2", "the neighbour", |way| is_via(way, "192.0.2.2", MAC));
     nodes.ours.ip("link set up0 mtu 1400");
-    nodes.wait_for("the MTU", |nodes| {
-        nodes.seen.iter().any(|change| matches!(change, Change::Mtu { mtu_bytes: 1400, .. }))
-    });
-    nodes.wait_for_way(
-        "192.0.2.2",
-        "the MTU",
-        |way| matches!(way, Way::Resolved(hop) if hop.mtu_bytes == 1400),
-    );
+    nodes.wait_for("the MTU", |nodes| has_told_mtu(nodes, 1400));
+    nodes.wait_for_way("192.0.2.2", "the MTU", |way| has_mtu(way, 1400));
     nodes.ours.ip("link del up0");
     nodes.wait_for("the end", |nodes| {
         nodes.seen.iter().any(

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, BorrowedFd},
 };
 
@@ -12,6 +13,8 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+
+use ipnet::IpNet;
 
 use super::{
     Link, NeighbourKey,
@@ -41,8 +44,8 @@ pub(super) enum Event {
     Link(u32, Link),
     /// An interface is gone.
     LinkGone(u32),
-    /// Routes or rules are different.
-    Routes,
+    /// Routes to a prefix are different; `None`: it may be any, as with rules.
+    Routes(Option<IpNet>),
     /// A neighbour is new or different.
     Neighbour(NeighbourKey, NeighbourEntry),
     /// The kernel has forgotten a neighbour.
@@ -74,9 +77,8 @@ impl Events {
         self.socket.as_fd()
     }
 
-    /// What happened since the last call. Does not wait.
-    pub(super) fn read(&self) -> io::Result<Vec<Event>> {
-        let mut events = Vec::new();
+    /// Appends what happened since the last call, also if it fails then. Does not wait.
+    pub(super) fn read(&self, events: &mut Vec<Event>) -> io::Result<()> {
         for _ in 0..DATAGRAMS_MAX {
             match self.socket.recv_from_full() {
                 Ok((datagram, _)) => {
@@ -94,7 +96,7 @@ impl Events {
                 Err(error) => return Err(error),
             }
         }
-        Ok(events)
+        Ok(())
     }
 }
 
@@ -109,9 +111,11 @@ fn event(message: &RouteNetlinkMessage) -> Option<Event> {
             is_about_the_link(message).then_some(Event::LinkGone(message.header.index))
         }
         RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message) => {
-            is_of_interest(message).then_some(Event::Routes)
+            is_of_interest(message).then(|| Event::Routes(prefix(message)))
         }
-        RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => Some(Event::Routes),
+        RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => {
+            Some(Event::Routes(None))
+        }
         RouteNetlinkMessage::NewNeighbour(message) => {
             neighbour(message).map(|(key, entry)| Event::Neighbour(key, entry))
         }
@@ -139,4 +143,19 @@ fn is_of_interest(message: &RouteMessage) -> bool {
         matches!(attribute, RouteAttribute::Destination(RouteAddress::Inet6(address))
             if address.is_unicast_link_local() || address.is_multicast())
     })
+}
+
+/// The prefix that a route is about. A default route has no destination.
+fn prefix(message: &RouteMessage) -> Option<IpNet> {
+    let destination = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+        RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    });
+    let any = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    IpNet::new(destination.unwrap_or(any), message.header.destination_prefix_length).ok()
 }

@@ -75,6 +75,12 @@ impl Kernel {
         Ok(Self { connection: Connection::open()? })
     }
 
+    /// A kernel that does not answer.
+    #[cfg(test)]
+    pub(super) fn connect_to_nobody() -> io::Result<Self> {
+        Ok(Self { connection: Connection::open_to(u32::MAX)? })
+    }
+
     /// All interfaces.
     pub(super) fn links(&mut self) -> io::Result<BTreeMap<u32, Link>> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
@@ -133,6 +139,17 @@ impl Kernel {
         match self.neighbour(key)? {
             Some((entry, is_managed)) if is_managed => Ok(entry),
             _ => self.manage_neighbour(key),
+        }
+    }
+
+    /// Looks again at a neighbour that failed. One that is being removed by somebody fails on its
+    /// way out, and is then asked for anew.
+    pub(super) fn failed_neighbour(&mut self, key: NeighbourKey) -> io::Result<NeighbourEntry> {
+        match self.neighbour(key)? {
+            // The same entry, asked once more: it has failed all the same.
+            Some((NeighbourEntry::Pending, _)) => Ok(NeighbourEntry::Failed),
+            Some((entry, _)) => Ok(entry),
+            None => self.manage_neighbour(key),
         }
     }
 
