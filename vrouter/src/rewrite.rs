@@ -60,8 +60,7 @@ impl Pass<'_> {
         let mtu_bytes = match hop {
             NextHop::Port(hop) => hop.mtu_bytes,
             NextHop::Tunnel(hop) if hop.port.is_none() => {
-                let detail = Detail::NextHop { next_hop: index };
-                return self.drop_packet(packet, DropReason::NextHopUnresolved, detail);
+                return self.unresolved(packet, headers, index);
             }
             NextHop::Tunnel(hop) => mtu_for(
                 self.snapshot.path_mtus.limit(index, hop.mtu_bytes, self.now),
@@ -200,6 +199,14 @@ impl Pass<'_> {
         self.send_error(&packet, headers, ErrorCause::NoRoute);
         let detail = Detail::Destination { destination: headers.destination };
         self.drop_packet(packet, DropReason::RouteUnreachable, detail);
+    }
+
+    /// The node that leads to the destination cannot be reached: "host unreachable" (RFC 1812
+    /// section 5.2.7.1), "address unreachable" (RFC 4443 section 3.1).
+    #[cold]
+    fn unresolved(&mut self, packet: Packet, headers: &Headers, next_hop: NextHopIndex) {
+        self.send_error(&packet, headers, ErrorCause::AddressUnreachable);
+        self.drop_packet(packet, DropReason::NextHopUnresolved, Detail::NextHop { next_hop });
     }
 
     fn too_big(&mut self, packet: Packet, headers: &Headers, mtu_bytes: u16) {

@@ -2,11 +2,9 @@
 
 use std::net::IpAddr;
 
-use vrouter::drops::DropReason;
-
 use crate::rig::{
-    Node, Udp, assert_all_dropped, assert_checksums, inner, input, objects, objects_over,
-    only_sent, route, run, run_from, via_tunnel,
+    Node, Udp, assert_checksums, inner, input, objects, objects_over, only_sent, route, run,
+    run_from, via_tunnel,
 };
 
 fn both_families(host: u8, node: Node) -> [IpAddr; 2] {
@@ -120,28 +118,6 @@ fn padding_of_short_frames_does_not_travel() {
     padded.resize(60, 0xee);
     let output = run_from("default/pod10", [padded]);
     assert_eq!(inner(only_sent(&output, "uplink")).len(), udp.frame().len());
-}
-
-#[test]
-fn a_tunnel_whose_next_hop_is_not_resolved_drops() {
-    let mut objects = objects(Node::A);
-    // Without an uplink nothing resolves.
-    objects.retain(|object| !format!("{object:?}").contains("Uplink"));
-    let objects = crate::rig::changed(objects, |kind| {
-        if let control_api::engine::object::Kind::Node(node) = kind {
-            node.uplink_port = String::new();
-        }
-    });
-    let objects: Vec<_> = objects
-        .into_iter()
-        .filter(|object| {
-            !matches!(&object.kind, Some(control_api::engine::object::Kind::Port(port))
-                if port.name == "uplink")
-        })
-        .collect();
-    let output = run(objects, &[input("default/pod10", [Udp::from_pod(Node::B.pod(10)).frame()])]);
-    assert_all_dropped(&output, DropReason::NextHopUnresolved);
-    assert_eq!(output.drops[0].detail, "peer/ipv4");
 }
 
 #[test]

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use control_api::engine as api;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use vrouter::{drops::DropReason, replay::ReplayOutput};
+use vrouter::{
+    drops::DropReason,
+    replay::{ReplayInput, ReplayOutput},
+};
 
 use crate::rig::{
     Node, Udp, assert_checksums, echo_request, fix_ipv4_checksum, input, objects, reasons, route,
@@ -82,6 +85,34 @@ fn a_packet_without_a_route_is_dropped_and_its_sender_told() {
     assert_eq!((kind, code), (3, 0));
 }
 
+/// Node A without an uplink: nothing resolves.
+fn without_uplink() -> Vec<api::Object> {
+    let objects = crate::rig::changed(objects(Node::A), |kind| {
+        if let api::object::Kind::Node(node) = kind {
+            node.uplink_port = String::new();
+        }
+    });
+    let is_uplink = |object: &api::Object| matches!(&object.kind, Some(api::object::Kind::Port(port)) if port.name == "uplink");
+    objects.into_iter().filter(|object| !is_uplink(object)).collect()
+}
+
+#[test]
+fn a_packet_to_a_node_that_is_not_reached_is_dropped_and_its_sender_told() {
+    for destination in [IpAddr::from(Node::B.pod(10)), Node::B.pod6(10).into()] {
+        let frame = Udp::from_pod(destination).frame();
+        let output = run(without_uplink(), &[input("default/pod10", [frame.clone()])]);
+        assert_eq!(reasons(&output), [DropReason::NextHopUnresolved]);
+        assert_eq!(output.drops[0].detail, "peer/ipv4");
+        let (kind, code, _, quote) = only_error(&output);
+        assert_eq!((kind, code), if destination.is_ipv4() { (3, 1) } else { (1, 3) });
+        assert_eq!(quote, frame[14..], "quoted as it was received");
+        // As many errors as any others, and one reason a packet all the same.
+        let output = run(without_uplink(), &[burst_of(500, &frame)]);
+        assert_eq!(reasons(&output), [DropReason::NextHopUnresolved; 500]);
+        assert_eq!(sent(&output, "default/pod10").len(), 100);
+    }
+}
+
 #[test]
 fn unreachable_routes_tell_the_sender_and_blackholes_do_not() {
     use api::next_hop::{Discard, Via};
@@ -114,14 +145,19 @@ fn no_error_is_sent_about_an_icmp_error_or_a_later_fragment() {
     assert!(output.sent.is_empty(), "{:?}", output.sent);
 }
 
-#[test]
-fn errors_are_rate_limited_and_drops_are_not() {
-    let frame = Udp { ttl: 1, ..Udp::from_pod(Node::B.pod(10)) }.frame();
-    let mut burst = input("default/pod10", (0..500).map(|_| frame.clone()));
+/// The same frame over and over, in one moment.
+fn burst_of(count: usize, frame: &[u8]) -> ReplayInput {
+    let mut burst = input("default/pod10", vec![frame.to_vec(); count]);
     for captured in &mut burst.frames {
         captured.timestamp = std::time::Duration::from_secs(9);
     }
-    let output = run(objects(Node::A), &[burst]);
+    burst
+}
+
+#[test]
+fn errors_are_rate_limited_and_drops_are_not() {
+    let frame = Udp { ttl: 1, ..Udp::from_pod(Node::B.pod(10)) }.frame();
+    let output = run(objects(Node::A), &[burst_of(500, &frame)]);
     assert_eq!(output.drops.len(), 500);
     assert_eq!(sent(&output, "default/pod10").len(), 100);
 }
