@@ -158,7 +158,7 @@ impl Config {
         }
     }
 
-    /// Tells the MTU of a port's device, for ports whose object leaves it open.
+    /// Tells the MTU of a port's device, which the port's own does not exceed.
     pub fn set_device_mtu(&mut self, port: PortRef, mtu_bytes: u16) {
         if self.device_mtus.insert(port, mtu_bytes) != Some(mtu_bytes) {
             self.change = Change::Tables;

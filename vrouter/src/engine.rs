@@ -12,6 +12,7 @@
 //! quarantine (see [`crate::runtime`]). The engine never calls anything of its owner's and holds no
 //! runtime of its own: [`Engine::tick`] is how time passes.
 
+mod interfaces;
 mod opening;
 mod ports;
 mod views;
@@ -26,6 +27,7 @@ use std::{
 use flowtable::WorkerIndexError;
 
 use self::{
+    interfaces::Interfaces,
     opening::{OpenerThread, Outcome},
     ports::{PortTable, Retirement},
     views::BusyShares,
@@ -42,7 +44,7 @@ use crate::{
     memory::{CreateRegionError, Depot, Region, RegionConfig},
     next_hop::Adjacency,
     placement::WorkerPlace,
-    port::{Backend, PortOpener, PortRef, Steering},
+    port::{PortInterface, PortOpener, PortRef, Steering},
     publish::{Publisher, Subscriber},
     runtime::{Event, Runtime, RuntimeConfig, StopError, Stopped, WorkerLate},
     snapshot::Snapshot,
@@ -163,6 +165,7 @@ pub struct Engine<P> {
     started: Instant,
     /// What happened since the owner last asked.
     events: Vec<EngineEvent>,
+    interfaces: Interfaces,
 }
 
 impl<P: Process> Engine<P> {
@@ -202,6 +205,7 @@ impl<P: Process> Engine<P> {
             depot,
             started: now,
             events: Vec::new(),
+            interfaces: Interfaces::default(),
         })
     }
 
@@ -274,20 +278,21 @@ impl<P: Process> Engine<P> {
 
     /// Tells that an interface of the engine's own namespace is gone. The rings of a port on it may
     /// say nothing any more; the port is closed, and looked for again.
-    pub fn lose_interface(&mut self, interface: &str) {
-        let is_on_it = |object: &PortObject| match &object.backend {
-            Backend::AfXdp(backend) => {
-                backend.netns_path.is_none() && backend.interface == interface
-            }
-            Backend::Memory => false,
-        };
-        let attached: Vec<_> =
-            self.ports.attached_ports().into_iter().map(|(port, _)| port).collect();
-        let lost = self.config.ports().filter(|(_, object)| is_on_it(object));
-        let lost: Vec<_> = lost.map(|(port, _)| port).filter(|it| attached.contains(it)).collect();
-        for port in lost {
-            self.lose(port, format!("{interface} is gone; it is looked for again"));
-            self.runtime.detach(port);
+    ///
+    /// By the kernel's number, not by name: another interface may have the name by now.
+    pub fn lose_interface(&mut self, interface_index: u32) {
+        self.interfaces.gone(interface_index, self.ports.is_any_opening());
+        for (port, _) in self.ports.attached_on(interface_index) {
+            self.lose_with_interface(port);
+        }
+    }
+
+    /// Tells that an interface of the engine's own namespace has another MTU; in force with a later
+    /// [`Self::tick`] for the ports on it, and the tunnels behind them.
+    pub fn set_interface_mtu(&mut self, interface_index: u32, mtu_bytes: u32) {
+        self.interfaces.set_mtu(interface_index, mtu_bytes);
+        for (port, interface) in self.ports.attached_on(interface_index) {
+            self.set_port_mtu(port, mtu_bytes.min(interface.frame_mtu_bytes));
         }
     }
 
@@ -353,11 +358,14 @@ impl<P: Process> Engine<P> {
         let is_wanted = self.ports.is_opening(port);
         match outcome {
             Ok(opened) if is_wanted => {
-                let mtu_bytes = u16::try_from(opened.device.mtu_bytes()).unwrap_or(u16::MAX);
-                self.config.set_device_mtu(port, mtu_bytes);
-                self.ports.attached(port);
+                let interface = opened.device.interface();
+                self.ports.attached(port, interface);
+                self.set_port_mtu(port, opened.device.mtu_bytes());
                 if let Err(late) = self.runtime.attach(port, opened) {
-                    self.lose(port, message_of(&late));
+                    return self.lose(port, message_of(&late));
+                }
+                if let Some(interface) = interface {
+                    self.catch_up(interface);
                 }
             }
             // It was removed while it was being opened.
@@ -372,6 +380,25 @@ impl<P: Process> Engine<P> {
             }
             Err(_) => self.forget(port),
         }
+    }
+
+    /// Tells a port what happened to its interface while it was being opened.
+    fn catch_up(&mut self, interface: PortInterface) {
+        if let Some(mtu_bytes) = self.interfaces.mtu(interface.index) {
+            self.set_interface_mtu(interface.index, mtu_bytes);
+        }
+        if self.interfaces.is_gone(interface.index) {
+            self.lose_interface(interface.index);
+        }
+    }
+
+    fn set_port_mtu(&mut self, port: PortRef, mtu_bytes: u32) {
+        self.config.set_device_mtu(port, u16::try_from(mtu_bytes).unwrap_or(u16::MAX));
+    }
+
+    fn lose_with_interface(&mut self, port: PortRef) {
+        self.lose(port, "its interface is gone; it is looked for again".to_owned());
+        self.runtime.detach(port);
     }
 
     /// An attached port is of no use any more; the runtime is closing it.

@@ -99,6 +99,8 @@ pub enum Adjacency {
         source_mac: MacAddress,
         /// The next hop's.
         destination_mac: MacAddress,
+        /// The largest outer IP packet that the way carries, in bytes, as far as the kernel knows.
+        mtu_bytes: u16,
     },
     /// There is no route, or the neighbour does not answer.
     Unresolved,

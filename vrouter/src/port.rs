@@ -12,8 +12,8 @@ pub mod pcap;
 use std::os::fd::BorrowedFd;
 
 pub use device::{
-    AfXdpBackend, AfXdpMode, Backend, OpenPortError, OpenedPort, PortDevice, PortOpener,
-    PortRequest, Role, SteerError, Steering,
+    AfXdpBackend, AfXdpMode, Backend, OpenPortError, OpenedPort, PortDevice, PortInterface,
+    PortOpener, PortRequest, Role, SteerError, Steering,
 };
 
 use crate::{burst::Burst, memory::FramePool, packet::Packet, stats::WorkerStats};

@@ -161,6 +161,7 @@ fn resolve_underlay(config: &mut Config) {
             port,
             source_mac: MacAddress::from_ip(own),
             destination_mac: MacAddress::from_ip(remote),
+            mtu_bytes: u16::MAX,
         };
         config.set_adjacency(remote, adjacency);
     }

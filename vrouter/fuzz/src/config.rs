@@ -96,6 +96,7 @@ fn resolve(config: &mut Config) {
             port,
             source_mac: MacAddress::from_ip(remote),
             destination_mac: MacAddress::from_ip(remote),
+            mtu_bytes: u16::MAX,
         };
         config.set_adjacency(remote, adjacency);
         assert_eq!(config.adjacency(remote), adjacency);

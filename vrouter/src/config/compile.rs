@@ -38,7 +38,8 @@ pub(super) struct Inputs<'a> {
 impl Inputs<'_> {
     pub(super) fn port_mtu(&self, port: &PortState) -> u16 {
         let device = self.device_mtus.get(&port.port).copied();
-        port.object.mtu_bytes.or(device).unwrap_or(MTU_BYTES_DEFAULT)
+        let wanted = port.object.mtu_bytes;
+        wanted.into_iter().chain(device).min().unwrap_or(MTU_BYTES_DEFAULT)
     }
 }
 
@@ -216,11 +217,13 @@ fn tunnel_hop(
         IpAddr::V4(destination) => TunnelAddresses::V4 { source: node.vtep_v4?, destination },
         IpAddr::V6(destination) => TunnelAddresses::V6 { source: node.vtep_v6?, destination },
     };
-    let (port, source_mac, destination_mac) = match adjacency {
-        Some(Adjacency::Resolved { port, source_mac, destination_mac }) => {
-            (Some(*port), *source_mac, *destination_mac)
+    let (port, source_mac, destination_mac, way_mtu) = match adjacency {
+        Some(Adjacency::Resolved { port, source_mac, destination_mac, mtu_bytes }) => {
+            (Some(*port), *source_mac, *destination_mac, uplink_mtu.min(*mtu_bytes))
         }
-        Some(Adjacency::Unresolved) | None => (None, MacAddress::ZERO, MacAddress::ZERO),
+        Some(Adjacency::Unresolved) | None => {
+            (None, MacAddress::ZERO, MacAddress::ZERO, uplink_mtu)
+        }
     };
     let settings = TunnelSettings {
         source_mac,
@@ -243,7 +246,8 @@ fn tunnel_hop(
     };
     let overhead = if object.remote.is_ipv4() { OVERHEAD_IPV4 } else { OVERHEAD_IPV6 };
     let overhead = u16::try_from(overhead).unwrap_or(u16::MAX);
-    let mtu_bytes = object.mtu_bytes.unwrap_or(uplink_mtu.saturating_sub(overhead));
+    let way_mtu = way_mtu.saturating_sub(overhead);
+    let mtu_bytes = object.mtu_bytes.map_or(way_mtu, |wanted| wanted.min(way_mtu));
     Some(NextHop::Tunnel(Box::new(TunnelHop {
         port,
         source_mac: node.router_mac,

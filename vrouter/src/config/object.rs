@@ -79,7 +79,7 @@ pub struct PortObject {
     pub addresses: Box<[IpAddr]>,
     /// All zero for the uplink.
     pub mac: MacAddress,
-    /// `None`: what the device says.
+    /// `None`: what the device says, which is the most in any case.
     pub mtu_bytes: Option<u16>,
     /// A change of it closes the port and opens a new one.
     pub backend: Backend,
@@ -95,7 +95,7 @@ pub struct TunnelObject {
     pub vni: u32,
     pub udp_port: u16,
     pub remote_router_mac: MacAddress,
-    /// `None`: the uplink's, less the encapsulation.
+    /// `None`: the way's, less the encapsulation, which is the most in any case.
     pub mtu_bytes: Option<u16>,
 }
 

@@ -166,19 +166,30 @@ fn a_tunnel_is_unresolved_until_its_adjacency_is_told() {
     let remote: Vec<_> = config.underlay_addresses().collect();
     assert_eq!(remote, ["192.0.2.2".parse::<IpAddr>().unwrap()]);
     assert!(!config.is_changed());
-    config.set_adjacency(
-        remote[0],
-        Adjacency::Resolved {
-            port: uplink,
-            source_mac: MacAddress::new([2; 6]),
-            destination_mac: MacAddress::new([4; 6]),
-        },
-    );
+    let adjacency = |mtu_bytes| Adjacency::Resolved {
+        port: uplink,
+        source_mac: MacAddress::new([2; 6]),
+        destination_mac: MacAddress::new([4; 6]),
+        mtu_bytes,
+    };
+    config.set_adjacency(remote[0], adjacency(9000));
     config.set_device_mtu(uplink, 9000);
     assert!(config.is_changed());
     let NextHop::Tunnel(hop) = hop_of(&config.snapshot(&scopes), "10.244.2.9") else { panic!() };
     assert_eq!((hop.port, hop.mtu_bytes), (Some(uplink), 8950));
     assert_eq!(hop.settings.destination_mac, MacAddress::new([4; 6]));
+    // The least of what the device, the route and the client say.
+    let mut mtu_of = |device, route| {
+        config.set_device_mtu(uplink, device);
+        config.set_adjacency(remote[0], adjacency(route));
+        match hop_of(&config.snapshot(&scopes), "10.244.2.9") {
+            NextHop::Tunnel(hop) => hop.mtu_bytes,
+            hop => panic!("{hop:?}"),
+        }
+    };
+    assert_eq!(mtu_of(9000, 1400), 1350);
+    assert_eq!(mtu_of(1450, 9000), 1400);
+    assert_eq!(mtu_of(1450, 1280), 1230);
 }
 
 #[test]

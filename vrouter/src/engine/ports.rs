@@ -17,7 +17,7 @@ use std::{
 use super::PortError;
 use crate::{
     config::{PortObject, Role},
-    port::{Backend, PortRef, PortRequest, Steering},
+    port::{Backend, PortInterface, PortRef, PortRequest, Steering},
 };
 
 /// The first retry of a port that could not be opened: the kernel gives a closed queue back after
@@ -89,6 +89,8 @@ struct Entry {
     object: Arc<PortObject>,
     phase: Phase,
     is_removed: bool,
+    /// The interface that it is on, while it is attached.
+    interface: Option<PortInterface>,
     /// Which packets the device was last told to give us.
     steering: Steering,
     /// Why it is not up.
@@ -114,6 +116,7 @@ impl PortTable {
             object,
             phase,
             is_removed: false,
+            interface: None,
             steering: Steering::Nothing,
             error: None,
             failures: 0,
@@ -156,9 +159,10 @@ impl PortTable {
     }
 
     /// Workers have the port's queues.
-    pub(super) fn attached(&mut self, port: PortRef) {
+    pub(super) fn attached(&mut self, port: PortRef, interface: Option<PortInterface>) {
         if let Some(entry) = self.entries.get_mut(&port) {
             entry.phase = Phase::Attached;
+            entry.interface = interface;
             entry.steering = Steering::Nothing;
         }
     }
@@ -212,6 +216,24 @@ impl PortTable {
         let is_attached = |entry: &&Entry| !entry.is_removed && entry.phase == Phase::Attached;
         let entries = self.entries.iter().filter(|(_, entry)| is_attached(entry));
         entries.map(|(port, entry)| (*port, entry.object.role)).collect()
+    }
+
+    /// The attached ports on an interface of the engine's own namespace.
+    pub(super) fn attached_on(&self, interface_index: u32) -> Vec<(PortRef, PortInterface)> {
+        let entries = self.entries.iter().filter(|(_, entry)| {
+            let backend = &entry.object.backend;
+            let is_own = matches!(backend, Backend::AfXdp(it) if it.netns_path.is_none());
+            is_own && entry.phase == Phase::Attached
+        });
+        entries
+            .filter_map(|(port, entry)| Some((*port, entry.interface?)))
+            .filter(|(_, interface)| interface.index == interface_index)
+            .collect()
+    }
+
+    /// Whether the opener has any port.
+    pub(super) fn is_any_opening(&self) -> bool {
+        self.entries.values().any(|entry| entry.phase == Phase::Opening)
     }
 
     /// Whether a port's device was told this last.

@@ -112,6 +112,11 @@ pub trait PortDevice: Send {
     /// The largest IP packet that the device carries.
     fn mtu_bytes(&self) -> u32;
 
+    /// The kernel's interface that the port is on, if it is on one.
+    fn interface(&self) -> Option<PortInterface> {
+        None
+    }
+
     /// The NUMA node that the device is attached to, if known.
     fn numa_node(&self) -> Option<u32>;
 
@@ -127,6 +132,16 @@ pub trait PortDevice: Send {
 
     /// Packets that the kernel dropped before we saw them, if known.
     fn kernel_rx_dropped(&self) -> Option<u64>;
+}
+
+/// An interface of the kernel that carries a port.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PortInterface {
+    /// The kernel's number for it, in its network namespace. A later interface of the same name has
+    /// another.
+    pub index: u32,
+    /// The largest IP packet that the port's frames hold, in bytes, whatever the interface's MTU.
+    pub frame_mtu_bytes: u32,
 }
 
 /// Which packets of a device come to us.

@@ -191,6 +191,7 @@ fn workers_allocate_nothing_per_packet() {
         port: uplink,
         source_mac: Node::A.mac(),
         destination_mac: Node::B.mac(),
+        mtu_bytes: u16::MAX,
     };
     let remotes: Vec<_> = engine.config().underlay_addresses().collect();
     for remote in remotes {

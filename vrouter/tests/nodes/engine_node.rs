@@ -35,6 +35,8 @@ use crate::{
 
 /// How often the engine's owner lets time pass.
 const TICK: Duration = Duration::from_millis(2);
+/// How long a test waits for what must happen: the machine may stall for seconds.
+const PATIENCE: Duration = Duration::from_mins(1);
 const FRAMES: u32 = 16_384;
 
 type Question = Box<dyn FnOnce(&mut Engine<Pipeline>) + Send>;
@@ -142,6 +144,35 @@ impl EngineNode {
         });
         self.questions.send(question).unwrap();
         answered.recv().unwrap()
+    }
+
+    /// Waits until the engine sends to the other node as things are now: both ends of the link are
+    /// up, and the next hop has the MAC address of the other end.
+    pub(crate) fn wait_for_way(&self, peer: &Namespace) {
+        let deadline = Instant::now() + PATIENCE;
+        let wait_until = |what: &str, mut happened: Box<dyn FnMut() -> bool + '_>| {
+            while !happened() {
+                assert!(Instant::now() < deadline, "waited too long for {what}: {}", self.story());
+                thread::sleep(TICK);
+            }
+        };
+        for namespace in [&self.namespace, peer] {
+            let is_up = || namespace.run("cat /sys/class/net/up0/operstate").trim() == "up";
+            wait_until("the link", Box::new(is_up));
+        }
+        // What the kernel has told until now is taken in between two questions.
+        self.ask(|_| {});
+        let mac = peer.run("cat /sys/class/net/up0/address").trim().to_owned();
+        let is_reached = || {
+            let mac = mac.clone();
+            self.ask(move |engine| {
+                let config = engine.config();
+                let is_there = |address| matches!(config.adjacency(address),
+                    Adjacency::Resolved { destination_mac, .. } if destination_mac.to_string() == mac);
+                config.underlay_addresses().all(is_there) && !config.is_changed()
+            })
+        };
+        wait_until("the way", Box::new(is_reached));
     }
 
     /// What happened to packets, for the message of a failure.
@@ -293,9 +324,17 @@ fn run(inbox: &mpsc::Receiver<Question>, workers: u8) -> Stopped {
         }
         underlay.set_targets(engine.config().underlay_addresses());
         for change in underlay.poll(Instant::now()).unwrap() {
-            if let Change::Way { remote, way } = change {
-                let adjacency = adjacency(&engine, &way);
-                engine.set_adjacency(remote, adjacency);
+            match change {
+                Change::Way { remote, way } => {
+                    let adjacency = adjacency(&engine, &way);
+                    engine.set_adjacency(remote, adjacency);
+                }
+                Change::InterfaceGone { interface_index, .. } => {
+                    engine.lose_interface(interface_index);
+                }
+                Change::Mtu { interface_index, mtu_bytes } => {
+                    engine.set_interface_mtu(interface_index, mtu_bytes);
+                }
             }
         }
         engine.tick(|_| {});
@@ -321,6 +360,7 @@ fn adjacency(engine: &Engine<Pipeline>, way: &Way) -> Adjacency {
             port,
             source_mac: hop.source_mac,
             destination_mac: hop.destination_mac,
+            mtu_bytes: u16::try_from(hop.mtu_bytes).unwrap_or(u16::MAX),
         },
         _ => Adjacency::Unresolved,
     }

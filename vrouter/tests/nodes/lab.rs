@@ -42,6 +42,7 @@ fn a_zero_copy_uplink_and_copy_mode_guests_share_one_memory_region() {
         assert_eq!(backend, expected, "{name}: {}", engine.story());
     }
     let linux = LinuxNode::create(node_with("peer0"), TWO, ONE, tunnel, 1);
+    engine.wait_for_way(&linux.namespace);
     assert_reaches((&engine.pods[0]).into(), (&linux.pods[0]).into());
     assert_reaches((&linux.pods[0]).into(), (&engine.pods[1]).into());
     engine.finish();

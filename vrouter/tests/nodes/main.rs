@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panic")]
 
+mod changes;
 mod engine_node;
 mod lab;
 mod linux_node;

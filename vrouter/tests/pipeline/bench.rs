@@ -94,7 +94,8 @@ impl Bench {
         let source_mac = Node::A.mac();
         let remotes: Vec<IpAddr> = self.config.underlay_addresses().collect();
         for remote in remotes {
-            let adjacency = Adjacency::Resolved { port, source_mac, destination_mac };
+            let adjacency =
+                Adjacency::Resolved { port, source_mac, destination_mac, mtu_bytes: u16::MAX };
             self.config.set_adjacency(remote, adjacency);
         }
         self.publish();

@@ -194,9 +194,12 @@ impl Node {
         for change in changes {
             match change {
                 Change::Way { remote, way } => self.take_way(remote, way),
-                Change::InterfaceGone { interface, .. } => self.engine.lose_interface(&interface),
-                // The device's MTU is read when the port is opened, and a way's with the way.
-                Change::Mtu { .. } => {}
+                Change::InterfaceGone { interface_index, .. } => {
+                    self.engine.lose_interface(interface_index);
+                }
+                Change::Mtu { interface_index, mtu_bytes } => {
+                    self.engine.set_interface_mtu(interface_index, mtu_bytes);
+                }
             }
         }
     }
@@ -239,6 +242,7 @@ impl Node {
                 port,
                 source_mac: hop.source_mac,
                 destination_mac: hop.destination_mac,
+                mtu_bytes: u16::try_from(hop.mtu_bytes).unwrap_or(u16::MAX),
             },
             None => Adjacency::Unresolved,
         }

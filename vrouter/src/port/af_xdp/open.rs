@@ -35,8 +35,8 @@ use crate::{
     memory::{FramePool, HEADROOM_BYTES, Region},
     packet::Checksum,
     port::{
-        AfXdpBackend, AfXdpMode, Backend, OpenPortError, OpenedPort, PortDevice, PortOpener,
-        PortQueue, PortRequest, Role, SteerError, Steering,
+        AfXdpBackend, AfXdpMode, Backend, OpenPortError, OpenedPort, PortDevice, PortInterface,
+        PortOpener, PortQueue, PortRequest, Role, SteerError, Steering,
     },
     stats::WorkerStats,
 };
@@ -170,7 +170,7 @@ impl AfXdpOpener {
         let device = AfXdpDevice {
             backend: backend_name(is_native, binding),
             detail: refusals.join("; "),
-            mtu_bytes: mtu_bytes(&interface, &self.region, binding),
+            frame_mtu_bytes: frame_mtu_bytes(&self.region, binding),
             sockets: queues.iter().map(AfXdpQueue::socket).collect(),
             program,
             interface,
@@ -383,7 +383,7 @@ struct AfXdpDevice {
     sockets: Vec<Weak<Socket>>,
     backend: &'static str,
     detail: String,
-    mtu_bytes: u32,
+    frame_mtu_bytes: u32,
 }
 
 impl PortDevice for AfXdpDevice {
@@ -400,7 +400,11 @@ impl PortDevice for AfXdpDevice {
     }
 
     fn mtu_bytes(&self) -> u32 {
-        self.mtu_bytes
+        self.interface.mtu_bytes.min(self.frame_mtu_bytes)
+    }
+
+    fn interface(&self) -> Option<PortInterface> {
+        Some(PortInterface { index: self.interface.index, frame_mtu_bytes: self.frame_mtu_bytes })
     }
 
     fn numa_node(&self) -> Option<u32> {
@@ -503,12 +507,12 @@ fn backend_name(is_native: bool, binding: Binding) -> &'static str {
 }
 
 /// The largest IP packet that goes through: with one buffer a packet, what one frame holds.
-fn mtu_bytes(interface: &Interface, region: &Region, binding: Binding) -> u32 {
+fn frame_mtu_bytes(region: &Region, binding: Binding) -> u32 {
     if binding.is_multi_buffer {
-        return interface.mtu_bytes;
+        return u32::MAX;
     }
     let reserved = KERNEL_HEADROOM_BYTES + u32::from(HEADROOM_BYTES) + LINK_HEADER_BYTES;
-    interface.mtu_bytes.min(region.frame_bytes() - reserved)
+    region.frame_bytes() - reserved
 }
 
 fn refused_hook(is_native: bool, error: &dyn std::error::Error) -> String {
