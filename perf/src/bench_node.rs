@@ -107,6 +107,7 @@ impl BenchNode {
                 port,
                 source_mac: MacAddress::from_ip(OWN.into()),
                 destination_mac: MacAddress::from_ip(PEER.into()),
+                mtu_bytes: u16::MAX,
             };
             config.set_adjacency(PEER.into(), adjacency);
         }
