@@ -141,7 +141,7 @@ fn a_port_is_lost_with_its_own_interface_and_not_with_a_former_one_of_that_name(
     let former = interface_index(one);
     one.namespace.ip("link del veth10");
     let mtu_bytes = tunnel_to(TWO).mtu_bytes();
-    one.pods[0] = Pod::create(&one.namespace, ONE, 10, "veth10", mtu_bytes);
+    one.pods[0] = Pod::create(&one.namespace, ONE, 10, "veth10", mtu_bytes, 1);
     let present = interface_index(one);
     assert_ne!(former, present);
     let [one, two] = &nodes;

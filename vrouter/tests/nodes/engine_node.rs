@@ -63,7 +63,8 @@ pub(crate) struct EngineNode {
     pub(crate) pods: Vec<Pod>,
     node: Node,
     peer: Node,
-    questions: mpsc::Sender<Question>,
+    /// Gone when the engine is to stop.
+    questions: Option<mpsc::Sender<Question>>,
     thread: Option<JoinHandle<Stopped>>,
     generation: u64,
     /// Pods leave checksums to their interface.
@@ -95,7 +96,7 @@ impl EngineNode {
             pods,
             node,
             peer,
-            questions,
+            questions: Some(questions),
             thread: Some(thread),
             generation: 0,
             has_partial_checksums: false,
@@ -142,7 +143,7 @@ impl EngineNode {
         let question = Box::new(move |engine: &mut Engine<Pipeline>| {
             answer.send(question(engine)).unwrap();
         });
-        self.questions.send(question).unwrap();
+        self.questions.as_ref().unwrap().send(question).unwrap();
         answered.recv().unwrap()
     }
 
@@ -245,11 +246,20 @@ impl EngineNode {
     /// Stops the engine; checks that all packets and all frames are accounted for.
     pub(crate) fn finish(mut self) {
         let story = self.story();
-        drop(self.questions);
+        self.questions = None;
         let stopped = self.thread.take().unwrap().join().unwrap();
         let balance = stopped.stats.balance();
         assert_eq!(balance.under_way(), 0, "{balance:?}\n{story}");
         assert_eq!(stopped.frames_missing, 0);
+    }
+}
+
+impl Drop for EngineNode {
+    /// A test that fails says what became of the packets.
+    fn drop(&mut self) {
+        if thread::panicking() && self.questions.is_some() {
+            eprintln!("{}", self.story());
+        }
     }
 }
 

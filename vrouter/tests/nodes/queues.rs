@@ -70,6 +70,7 @@ fn one_worker_serves(queues: u8) {
     engine.attach_pods_with(2, tunnel.mtu_bytes(), queues);
     engine.configure(tunnel);
     let linux = LinuxNode::create(two, TWO, ONE, tunnel, 1);
+    engine.wait_for_way(&linux.namespace);
     let (pod, neighbour, peer) = (&engine.pods[0], &engine.pods[1], &linux.pods[0]);
     for (own, remote) in pod.addresses.into_iter().zip(peer.addresses) {
         // Addresses are resolved first: a stack drops what waits for that.
