@@ -5,7 +5,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -30,7 +30,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Daemon {
     pub(crate) config: Config,
-    pub(crate) uplink_mtu_bytes: u32,
+    /// As it was measured last. Each ADD and each look at the source write, everybody reads.
+    uplink_mtu_bytes: AtomicU32,
     pub(crate) netlink: Handle,
     pub(crate) store: Arc<Store>,
     pub(crate) desired: Desired,
@@ -49,6 +50,8 @@ pub struct Daemon {
 pub(crate) enum Topic {
     /// The cluster's objects.
     Source,
+    /// The uplink.
+    Uplink,
     /// The node's own way to its pods.
     HostPort,
     /// What was there at the start, or should not be there.
@@ -84,20 +87,14 @@ impl Daemon {
     /// Fails if the database, the kernel or the uplink is not as it must be.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let netlink = connect_netlink()?;
-        let interface = config.uplink.clone();
-        let uplink = link::find(&netlink, &interface).await?;
-        let uplink_mtu_bytes =
-            uplink.ok_or(StartError::NoUplink { interface: interface.clone() })?.mtu_bytes;
-        if uplink_mtu_bytes < MTU_BYTES_MIN {
-            return Err(StartError::UplinkMtu { interface, mtu_bytes: uplink_mtu_bytes });
-        }
+        let uplink_mtu_bytes = uplink_mtu_bytes(&netlink, &config.uplink).await?;
         let store = Arc::new(Store::open(&config.state_dir)?);
         let engine = EngineLink::start(config.engine_socket.clone());
         let dataplane = dataplane(&config);
         let desired = Desired::new(config.node_name.clone(), dataplane, config.pod_queues, engine);
         Ok(Self {
             config,
-            uplink_mtu_bytes,
+            uplink_mtu_bytes: uplink_mtu_bytes.into(),
             netlink,
             store,
             desired,
@@ -109,11 +106,26 @@ impl Daemon {
         })
     }
 
-    /// The MTU of a pod's interface, in bytes: measured, unless the configuration says.
+    /// The MTU of a new pod's interface, in bytes: measured, unless the configuration says.
     #[must_use]
     pub fn pod_mtu_bytes(&self, node: &Node) -> u32 {
-        let measured = self.uplink_mtu_bytes.saturating_sub(overhead_bytes(node));
-        self.config.pod_mtu_bytes.unwrap_or(measured)
+        // It orders nothing: it is a number that somebody has read from the kernel.
+        let uplink = self.uplink_mtu_bytes.load(Ordering::Relaxed);
+        self.config.pod_mtu_bytes.unwrap_or(uplink.saturating_sub(overhead_bytes(node)))
+    }
+
+    /// Measures the uplink's MTU anew. If it cannot be used, the last one that could stays.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the uplink has gone, or its MTU is too small now.
+    pub(crate) async fn measure_uplink(&self) -> Result<(), StartError> {
+        let measured = uplink_mtu_bytes(&self.netlink, &self.config.uplink).await?;
+        let before = self.uplink_mtu_bytes.swap(measured, Ordering::Relaxed);
+        if before != measured {
+            tracing::info!(before, measured, "the uplink has another MTU: new pods follow it");
+        }
+        Ok(())
     }
 
     /// What the addresses of this node are for.
@@ -188,6 +200,17 @@ pub(crate) fn connect_netlink() -> Result<Handle, StartError> {
     let (connection, netlink, _) = rtnetlink::new_connection().map_err(StartError::Netlink)?;
     tokio::spawn(connection);
     Ok(netlink)
+}
+
+async fn uplink_mtu_bytes(netlink: &Handle, uplink: &str) -> Result<u32, StartError> {
+    let interface = uplink.to_owned();
+    match link::find(netlink, uplink).await? {
+        None => Err(StartError::NoUplink { interface }),
+        Some(link) if link.mtu_bytes < MTU_BYTES_MIN => {
+            Err(StartError::UplinkMtu { interface, mtu_bytes: link.mtu_bytes })
+        }
+        Some(link) => Ok(link.mtu_bytes),
+    }
 }
 
 fn dataplane(config: &Config) -> Dataplane {

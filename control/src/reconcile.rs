@@ -89,6 +89,17 @@ impl Daemon {
                 Err(error) => problems.push(format!("attachment {key} cannot be removed: {error}")),
             }
         }
+        for bad in self.with_store(Store::unreadable).await? {
+            let Some(_lock) = self.locks.try_lock(&bad.key) else { continue };
+            // While it has its interface, its container lives, and a DEL or GC is yet to come.
+            let link = link::find(&self.netlink, &bad.key.host_interface()).await?;
+            if link.is_some_and(|link| bad.key.owns(&link)) {
+                continue;
+            }
+            tracing::info!(key = %bad.key, "removing its record, which cannot be read");
+            self.detach(&bad.key).await?;
+            outcome.removed += 1;
+        }
         outcome.leftovers = self.remove_leftovers(&mut problems).await?;
         self.look_for_foreign().await?;
         self.set_problems(Topic::Leftovers, problems);
@@ -103,7 +114,7 @@ impl Daemon {
     /// Fails at the first that cannot be removed.
     pub async fn clean_up(&self) -> Result<Outcome, CleanUpError> {
         let mut outcome = Outcome::default();
-        let unreadable = self.with_store(Store::unreadable).await?.into_iter().map(|(key, _)| key);
+        let unreadable = self.with_store(Store::unreadable).await?.into_iter().map(|bad| bad.key);
         let keys = self.with_store(Store::attachments).await?.into_keys();
         for key in keys.chain(unreadable) {
             self.detach(&key).await.map_err(Box::new)?;
@@ -154,7 +165,7 @@ impl Daemon {
         // What a record that cannot be read is about may be in use.
         let unreadable = self.with_store(Store::unreadable).await?;
         Ok(!records.values().any(|record| record.host_interface == link.name)
-            && !unreadable.iter().any(|(key, _)| key.host_interface() == link.name))
+            && !unreadable.iter().any(|bad| bad.key.host_interface() == link.name))
     }
 
     async fn look_for_foreign(&self) -> Result<(), CniError> {

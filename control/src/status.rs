@@ -65,7 +65,7 @@ impl Daemon {
         let mut problems = self.all_problems();
         let attachments = self.with_store(Store::attachments).await?;
         let unreadable = self.with_store(Store::unreadable).await?;
-        problems.extend(unreadable.iter().map(|(_, error)| error.to_string()));
+        problems.extend(unreadable.iter().map(|bad| bad.error.to_string()));
         let node = self.desired.this_node().ok();
         if let Some(node) = &node {
             problems.extend(attachments.values().flat_map(|record| misplaced(record, node)));

@@ -152,12 +152,12 @@ impl Store {
         Ok(decode_all(&transaction.open_table(ATTACHMENTS)?)?.good)
     }
 
-    /// The attachments whose record cannot be read, and why.
+    /// The attachments whose record cannot be read.
     ///
     /// # Errors
     ///
     /// Fails if the database cannot be read.
-    pub fn unreadable(&self) -> Result<Vec<(AttachmentKey, StoreError)>, StoreError> {
+    pub fn unreadable(&self) -> Result<Vec<Unreadable>, StoreError> {
         let transaction = self.database.begin_read()?;
         Ok(decode_all(&transaction.open_table(ATTACHMENTS)?)?.bad)
     }
@@ -192,8 +192,8 @@ impl Store {
         // One writer at a time: what is read from here on stays true until the commit.
         let transaction = self.database.begin_write().map_err(StoreError::from)?;
         let records = decode_all(&transaction.open_table(ATTACHMENTS).map_err(StoreError::from)?)?;
-        if let Some((_, error)) = records.bad.into_iter().find(|(key, _)| *key == attachment.key) {
-            return Err(error.into());
+        if let Some(bad) = records.bad.into_iter().find(|bad| bad.key == attachment.key) {
+            return Err(bad.error.into());
         }
         for (other, record) in records.good {
             if other == attachment.key {
@@ -306,7 +306,18 @@ fn put(transaction: &redb::WriteTransaction, attachment: &Attachment) -> Result<
 #[derive(Default)]
 struct Records {
     good: BTreeMap<AttachmentKey, Attachment>,
-    bad: Vec<(AttachmentKey, StoreError)>,
+    bad: Vec<Unreadable>,
+}
+
+/// An attachment whose record cannot be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// Which one: its key stands beside the record.
+    pub key: AttachmentKey,
+    /// The CNI network that it belongs to, if the record tells at least that.
+    pub network: Option<String>,
+    /// Why it cannot be read.
+    pub error: StoreError,
 }
 
 fn decode_all(
@@ -319,7 +330,11 @@ fn decode_all(
             Ok(attachment) => {
                 records.good.insert(attachment.key.clone(), attachment);
             }
-            Err(error) => records.bad.push((AttachmentKey::from_text(key.value()), error)),
+            Err(error) => records.bad.push(Unreadable {
+                key: AttachmentKey::from_text(key.value()),
+                network: network(value.value()),
+                error,
+            }),
         }
     }
     Ok(records)
@@ -328,6 +343,12 @@ fn decode_all(
 fn decode(key: &str, value: &[u8]) -> Result<Attachment, StoreError> {
     serde_json::from_slice(value)
         .map_err(|source| StoreError::Record { key: key.to_owned(), source })
+}
+
+/// The network that a record of any version names.
+fn network(value: &[u8]) -> Option<String> {
+    let record: serde_json::Value = serde_json::from_slice(value).ok()?;
+    Some(record.get("network")?.as_str()?.to_owned())
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {

@@ -82,6 +82,8 @@ impl Daemon {
         }
         problems.extend(source.refused.iter().cloned());
         self.set_source_state(is_in_sync, problems);
+        let problem = self.measure_uplink().await.err();
+        self.set_problems(Topic::Uplink, problem.iter().map(ToString::to_string).collect());
         if is_new {
             let cluster = &source.cluster;
             tracing::info!(nodes = cluster.nodes.len(), pods = cluster.pods.len(), "new cluster");

@@ -106,6 +106,8 @@ impl Daemon {
     ) -> Result<Vec<u8>, CniError> {
         let target = Target::parse(request)?;
         let node = self.desired.this_node()?;
+        // What stands in the way of measuring it is in the status.
+        let _problem = self.measure_uplink().await;
         let delegate = Delegate::from_config(config, &request.path, &request.args);
         let requested = if config.addresses.is_empty() {
             target.args.addresses.clone()
@@ -282,14 +284,17 @@ impl Daemon {
             field: "cni.dev/valid-attachments",
             reason: "missing: without it, GC would remove every attachment".to_owned(),
         })?;
+        let records = self.with_store(Store::attachments).await?.into_values();
+        let unreadable = self.with_store(Store::unreadable).await?.into_iter();
+        // One that does not even tell its network may belong to another.
+        let known = records
+            .map(|record| (record.key, record.network))
+            .chain(unreadable.filter_map(|bad| Some((bad.key, bad.network?))));
         let mut failures = Vec::new();
-        for attachment in self.with_store(Store::attachments).await?.into_values() {
-            if attachment.network != config.name || valid.contains(&attachment.key) {
-                continue;
-            }
-            let _lock = self.locks.lock(&attachment.key).await;
-            if let Err(error) = self.detach(&attachment.key).await {
-                failures.push(format!("{}: {error}", attachment.key));
+        for (key, _) in known.filter(|(key, of)| *of == config.name && !valid.contains(key)) {
+            let _lock = self.locks.lock(&key).await;
+            if let Err(error) = self.detach(&key).await {
+                failures.push(format!("{key}: {error}"));
             }
         }
         if let Some(delegate) = Delegate::from_config(config, &request.path, &request.args) {

@@ -230,7 +230,7 @@ fn a_record_that_cannot_be_read_stops_no_other_and_can_be_removed() {
         slice::from_ref(&good.key)
     );
     assert_eq!(store.attachment(&good.key).unwrap().unwrap().addresses, good.addresses);
-    let unreadable: Vec<_> = store.unreadable().unwrap().into_iter().map(|(key, _)| key).collect();
+    let unreadable: Vec<_> = store.unreadable().unwrap().into_iter().map(|bad| bad.key).collect();
     assert_eq!(unreadable, slice::from_ref(&bad));
     assert!(matches!(store.attachment(&bad), Err(StoreError::Record { .. })));
     assert!(store.begin(attachment("bad"), &[], &plan).is_err());

@@ -429,10 +429,19 @@ async fn a_second_interface_leaves_the_default_route_to_the_first() {
         let second = ip_json(&pod, &[family, "route", "show", "dev", "net1"]);
         assert!(second.to_string().contains(":1\"") || second.to_string().contains(".1\""));
     }
-    for (name, result) in names.iter().zip(results) {
+    for (name, result) in names.iter().zip(&results) {
         let check = node.verb("CHECK", "web").ifname(name);
-        check.with("prevResult", result).succeed().await;
+        check.with("prevResult", result.clone()).succeed().await;
     }
+    // An interface's end makes no other one the default: who has asked for that?
+    node.verb("DEL", "web").succeed().await;
+    assert_eq!(ip_json(&pod, &["route", "show", "default"]), json!([]));
+    let check = node.verb("CHECK", "web").ifname("net1");
+    check.with("prevResult", results[1].clone()).succeed().await;
+    // The first comes back as the default, beside the second.
+    let again = node.verb("ADD", "web").succeed().await;
+    assert_eq!(routes(&again), 2);
+    assert_eq!(ip_json(&pod, &["route", "show", "default"])[0]["dev"], "eth0");
     for name in names {
         node.verb("DEL", "web").ifname(name).succeed().await;
     }

@@ -139,6 +139,36 @@ async fn an_uplink_that_is_not_there_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn new_pods_follow_the_uplinks_mtu_and_running_ones_keep_theirs() {
+    need_namespaces!();
+    let mut node = Node::new(RANGES);
+    let _engine = FixtureEngine::start(&node.engine_socket(), 1);
+    node.start().await;
+    node.until_in_step().await;
+    let own = node.namespace();
+    let mtu = |namespace: &str, name: &str| {
+        ip_json(namespace, &["link", "show", "dev", name])[0]["mtu"].clone()
+    };
+    let (before, after) = (node.add_pod("before"), node.add_pod("after"));
+    node.verb("ADD", "before").succeed().await;
+    run("ip", &["-n", &own, "link", "set", "uplink0", "mtu", "1400"]);
+    let result = node.verb("ADD", "after").succeed().await;
+    assert_eq!(result["interfaces"][1]["mtu"], 1350);
+    assert_eq!((mtu(&before, "eth0"), mtu(&after, "eth0")), (json!(1450), json!(1350)));
+    node.until_status("the status follows", |status| status.pod_mtu_bytes == 1350).await;
+    // Too small for IPv6 in the tunnel: named, and the last one stays.
+    run("ip", &["-n", &own, "link", "set", "uplink0", "mtu", "1300"]);
+    let is_named = |status: &control_api::node::Status| {
+        status.problems.iter().any(|text| text.contains("uplink0 has an MTU of 1300"))
+    };
+    let status = node.until_status("the MTU is too small", is_named).await;
+    assert_eq!(status.pod_mtu_bytes, 1350);
+    run("ip", &["-n", &own, "link", "set", "uplink0", "mtu", "1500"]);
+    node.until_status("mended", |status| status.pod_mtu_bytes == 1450 && !is_named(status)).await;
+    assert_eq!(mtu(&own, "vrhost0"), 1450);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn check_says_what_is_wrong_and_changes_nothing() {
     need_namespaces!();
     let node = Node::new(RANGES);

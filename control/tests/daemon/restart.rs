@@ -2,7 +2,11 @@
 
 use std::fs;
 
-use control::fault::{ADD_PLACES, DEL_PLACES};
+use control::{
+    fault::{ADD_PLACES, DEL_PLACES},
+    store::FILE_NAME,
+};
+use redb::ReadableTable;
 use serde_json::json;
 
 use crate::{
@@ -108,6 +112,69 @@ async fn a_container_that_ended_meanwhile_gives_its_address_back() {
     delete_namespace(&pod);
     node.start().await;
     assert_nothing_is_left(&node, &engine, "after the restart").await;
+}
+
+/// Spoils the record of an attachment while control is away.
+fn spoil(node: &Node, key: &str, change: impl FnOnce(&str) -> String) {
+    let database = redb::Database::open(node.path("state").join(FILE_NAME)).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let table = redb::TableDefinition::<&str, &[u8]>::new("attachments");
+        let mut table = transaction.open_table(table).unwrap();
+        let before = table.get(key).unwrap().unwrap().value().to_vec();
+        let after = change(std::str::from_utf8(&before).unwrap());
+        table.insert(key, after.as_bytes()).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_cannot_be_read_goes_with_del_with_gc_or_with_its_container() {
+    need_namespaces!();
+    let mut node = Node::new(RANGES);
+    let engine = FixtureEngine::start(&node.engine_socket(), 1);
+    node.start().await;
+    for way in ["DEL", "GC", "container"] {
+        let pod = node.add_pod("web");
+        node.verb("ADD", "web").succeed().await;
+        node.kill();
+        // What a later version may write, and what a broken disk may leave.
+        spoil(&node, "id-web/eth0", |text| match way {
+            "GC" => text.replace("\"ready\"", "\"paused\""),
+            _ => "{".to_owned(),
+        });
+        if way == "container" {
+            delete_namespace(&pod);
+        }
+        node.start().await;
+        if way != "container" {
+            let named = |status: &control_api::node::Status| {
+                status.problems.iter().any(|text| text.contains("id-web/eth0 cannot be read"))
+            };
+            node.until_status("it is named", named).await;
+            assert_eq!(node.host_interfaces().len(), 1, "{way}: nobody has asked for its end yet");
+            node.verb("ADD", "web").fail(5).await;
+        }
+        let none = json!([]);
+        match way {
+            "DEL" => drop(node.verb("DEL", "web").succeed().await),
+            "GC" => {
+                let gc = |network| {
+                    let gc = node.verb("GC", "").with("name", json!(network));
+                    gc.with("cni.dev/valid-attachments", none.clone())
+                };
+                gc("another").succeed().await;
+                assert_eq!(node.host_interfaces().len(), 1, "another network's GC leaves it");
+                gc("vrouter").succeed().await;
+            }
+            _ => {}
+        }
+        assert_nothing_is_left(&node, &engine, way).await;
+        assert_eq!(node.status().await.problems, Vec::<String>::new(), "{way}");
+        if way != "container" {
+            delete_namespace(&pod);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
