@@ -40,7 +40,7 @@ use self::{
     state::{Delta, State},
 };
 use crate::{
-    next_hop::{Adjacency, NextHopIndex, PathMtus},
+    next_hop::{Adjacency, NextHopIndex, PathMtus, TunnelRef},
     port::PortRef,
     scope::RouteScope,
     snapshot::Snapshot,
@@ -64,6 +64,8 @@ pub struct TunnelStatus {
     pub object: Arc<TunnelObject>,
     /// Its next-hop slot.
     pub next_hop: NextHopIndex,
+    /// What its packets are counted under.
+    pub tunnel: TunnelRef,
     /// How the underlay reaches it.
     pub adjacency: Adjacency,
 }
@@ -253,6 +255,7 @@ impl Config {
         self.state.tunnels.values().map(|tunnel| TunnelStatus {
             object: Arc::clone(&tunnel.object),
             next_hop: tunnel.next_hop,
+            tunnel: self.state.tunnel_ref(tunnel),
             adjacency: self.adjacency(tunnel.object.remote),
         })
     }

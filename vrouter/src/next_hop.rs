@@ -31,6 +31,15 @@ impl NextHopIndex {
     pub const BLACKHOLE: Self = Self(1);
 }
 
+/// Names a tunnel, or one that was: the slot is reused, the generation tells the users apart.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct TunnelRef {
+    /// Its next-hop slot.
+    pub slot: NextHopIndex,
+    /// The slot's generation.
+    pub generation: u16,
+}
+
 /// Where a packet goes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum NextHop {
@@ -63,6 +72,8 @@ pub struct PortHop {
 /// The way to another node.
 #[derive(Clone, Debug)]
 pub struct TunnelHop {
+    /// Itself: what its packets are counted under.
+    pub tunnel: TunnelRef,
     /// The port that the underlay's next hop is behind; `None` while its MAC address is not known.
     pub port: Option<PortRef>,
     /// Source MAC address of the inner frame.
@@ -80,7 +91,8 @@ pub struct TunnelHop {
 impl PartialEq for TunnelHop {
     fn eq(&self, other: &Self) -> bool {
         // The template is a function of the settings.
-        self.port == other.port
+        self.tunnel == other.tunnel
+            && self.port == other.port
             && self.source_mac == other.source_mac
             && self.destination_mac == other.destination_mac
             && self.mtu_bytes == other.mtu_bytes

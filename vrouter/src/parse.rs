@@ -8,6 +8,8 @@
 pub(crate) mod outer;
 mod stage;
 
+pub(crate) use self::stage::LastTunnel;
+
 use std::net::IpAddr;
 
 use encap::{

@@ -27,7 +27,7 @@ use crate::{
     memory::FramePool,
     outbox::Outbox,
     packet::Packet,
-    parse::{Headers, Refusal},
+    parse::{Headers, LastTunnel, Refusal},
     port::PortRef,
     publish::Subscriber,
     rate_limit::TokenBucket,
@@ -58,6 +58,7 @@ pub(crate) struct Own {
     pub(crate) trace: DropTrace,
     /// The next identification of an outer IPv4 header, or of a packet that is fragmented here.
     pub(crate) identification: u16,
+    pub(crate) last_tunnel: LastTunnel,
 }
 
 /// The packets of a burst that belong to flows, and what is known about each: arrays side by side,
@@ -100,7 +101,12 @@ impl Pipeline {
         trace: DropTrace,
     ) -> Result<Self, WorkerIndexError> {
         let flow_worker = flows.worker(usize::from(index))?;
-        let own = Own { icmp_errors: TokenBucket::for_icmp_errors(), trace, identification: 0 };
+        let own = Own {
+            icmp_errors: TokenBucket::for_icmp_errors(),
+            trace,
+            identification: 0,
+            last_tunnel: LastTunnel::default(),
+        };
         Ok(Self { snapshots, flows, flow_worker, scratch: Scratch::default(), own })
     }
 

@@ -136,6 +136,7 @@ impl Pass<'_> {
         let is_written = hop.template.write(headroom, &encap, || sum).is_ok();
         let overhead = u16::try_from(hop.template.overhead()).unwrap_or(u16::MAX);
         if is_written && packet.push(overhead) {
+            self.stats.tunnel_tx(hop.tunnel, frame_bytes as u64);
             self.transmit(packet, port);
         } else {
             self.drop_packet(packet, DropReason::HeadroomMissing, Detail::None);

@@ -13,6 +13,7 @@
 
 mod sent;
 mod totals;
+mod tunnels;
 
 use std::sync::atomic::{
     AtomicU16, AtomicU64,
@@ -20,8 +21,12 @@ use std::sync::atomic::{
     fence,
 };
 
-pub(crate) use sent::SentTally;
-pub use totals::{ActivityTotals, Balance, EngineStats, PortTotals};
+pub(crate) use self::sent::SentTally;
+use self::tunnels::TunnelTable;
+pub use self::{
+    totals::{ActivityTotals, Balance, EngineStats, PortTotals},
+    tunnels::TunnelTotals,
+};
 
 use crate::{
     clock::Now,
@@ -37,6 +42,7 @@ pub struct WorkerStats {
     ports: Box<[PortCounters]>,
     /// What ports counted whose slots have new users since.
     retired: PortCounters,
+    tunnels: TunnelTable,
     /// Odd while counters move to `retired`, so that no reader sees half of a move.
     moves: AtomicU64,
 }
@@ -55,6 +61,7 @@ impl WorkerStats {
             activity: Activity::default(),
             ports: (0..=PORTS_MAX).map(|_| PortCounters::default()).collect(),
             retired: PortCounters::default(),
+            tunnels: TunnelTable::new(),
             moves: AtomicU64::new(0),
         }
     }

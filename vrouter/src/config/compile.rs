@@ -18,6 +18,7 @@ use super::{
 use crate::{
     next_hop::{
         Adjacency, NextHop, NextHopIndex, NextHopSlot, NextHopTable, PathMtus, PortHop, TunnelHop,
+        TunnelRef,
     },
     port::{PORTS_MAX, PortRef},
     snapshot::{NodeTable, PortEntry, Snapshot, Vrf, VrfIndex},
@@ -179,8 +180,15 @@ fn next_hop_table(inputs: &Inputs<'_>, before: Option<&Snapshot>) -> NextHopTabl
     }
     let uplink_mtu = uplink_mtu(inputs);
     for tunnel in state.tunnels.values() {
+        let itself = state.tunnel_ref(tunnel);
         let hop = state.node.as_ref().and_then(|node| {
-            tunnel_hop(node, tunnel, inputs.adjacencies.get(&tunnel.object.remote), uplink_mtu)
+            tunnel_hop(
+                itself,
+                node,
+                tunnel,
+                inputs.adjacencies.get(&tunnel.object.remote),
+                uplink_mtu,
+            )
         });
         put(tunnel.next_hop, hop.unwrap_or_default());
     }
@@ -207,6 +215,7 @@ fn port_hop(inputs: &Inputs<'_>, port: &PortState) -> NextHop {
 }
 
 fn tunnel_hop(
+    itself: TunnelRef,
     node: &NodeObject,
     tunnel: &TunnelState,
     adjacency: Option<&Adjacency>,
@@ -249,6 +258,7 @@ fn tunnel_hop(
     let way_mtu = way_mtu.saturating_sub(overhead);
     let mtu_bytes = object.mtu_bytes.map_or(way_mtu, |wanted| wanted.min(way_mtu));
     Some(NextHop::Tunnel(Box::new(TunnelHop {
+        tunnel: itself,
         port,
         source_mac: node.router_mac,
         destination_mac: object.remote_router_mac,

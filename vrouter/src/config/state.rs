@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     fib::{Fib, host_prefix},
-    next_hop::{NEXT_HOPS_MAX, NextHopIndex, TUNNELS_MAX},
+    next_hop::{NEXT_HOPS_MAX, NextHopIndex, TUNNELS_MAX, TunnelRef},
     port::{PORTS_MAX, PortRef},
     scope::RouteScope,
     snapshot::VrfIndex,
@@ -364,6 +364,12 @@ impl State {
             delta.freed_next_hops.push(next_hop);
         }
         Ok(())
+    }
+
+    /// Names a tunnel by its slot and the slot's generation.
+    pub(super) fn tunnel_ref(&self, tunnel: &TunnelState) -> TunnelRef {
+        let slot = tunnel.next_hop;
+        TunnelRef { slot, generation: self.next_hop_generation(slot) }
     }
 
     pub(super) fn next_hop_generation(&self, index: NextHopIndex) -> u16 {

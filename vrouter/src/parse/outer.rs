@@ -22,8 +22,9 @@ use crate::{drops::DropReason, snapshot::NodeTable, trace::Detail};
 /// What a frame from the fabric is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum FromFabric {
-    /// An encapsulated frame for us; `inner_offset` is where the inner Ethernet header starts.
-    Encapsulated { decap: Decap, inner_offset: usize },
+    /// An encapsulated frame for us from `remote`; `inner_offset` is where the inner Ethernet header
+    /// starts.
+    Encapsulated { decap: Decap, remote: IpAddr, inner_offset: usize },
     /// The underlay says that a packet of ours was too big.
     TooBig(OuterTooBig),
     /// Not ours to handle: the node's.
@@ -71,7 +72,7 @@ pub(crate) fn classify(
         Ok(outer) if is_ours(outer.destination(), outer.destination_port()) => {
             let decap = outer.decap(DecapSettings::default(), rest_sum).map_err(refuse_decap)?;
             let inner_offset = IP_OFFSET.saturating_add(decap.inner_offset());
-            Ok(FromFabric::Encapsulated { decap, inner_offset })
+            Ok(FromFabric::Encapsulated { decap, remote: outer.source(), inner_offset })
         }
         Ok(_) => Ok(FromFabric::Node),
         Err(OuterError::Fragmented { .. }) => match first_fragment(packet) {

@@ -3,7 +3,12 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use encap::ethernet::{EtherType, EthernetView};
+use std::net::{IpAddr, Ipv4Addr};
+
+use encap::{
+    ethernet::{EtherType, EthernetView},
+    vxlan::Vni,
+};
 
 use super::{
     Headers, Message,
@@ -15,9 +20,10 @@ use crate::{
     chain,
     config::Role,
     drops::DropReason,
+    next_hop::{NextHop, TunnelRef},
     packet::{Checksum, Packet},
     pipeline::{Pass, Scratch},
-    snapshot::VrfIndex,
+    snapshot::{Snapshot, VrfIndex},
     trace::Detail,
 };
 
@@ -41,8 +47,10 @@ impl Pass<'_> {
             outer::classify(frame, packet.total_bytes() as usize, &self.snapshot.node, |bytes| {
                 chain::sum(&packet, region, linear, bytes)
             });
-        let (decap, inner_offset) = match verdict {
-            Ok(FromFabric::Encapsulated { decap, inner_offset }) => (decap, inner_offset),
+        let (decap, remote, inner_offset) = match verdict {
+            Ok(FromFabric::Encapsulated { decap, remote, inner_offset }) => {
+                (decap, remote, inner_offset)
+            }
             Ok(FromFabric::TooBig(message)) => return self.lower_path_mtu(packet, &message),
             Ok(FromFabric::Node) => {
                 return self.give_to_node(packet, DropReason::HostPortMissing, Detail::None);
@@ -54,11 +62,12 @@ impl Pass<'_> {
             let detail = Detail::Vni { vni };
             return self.give_to_node(packet, DropReason::VxlanUnknownVni, detail);
         };
-        let region = self.pool.region();
         // The outer headers lie in the first segment: the parser has seen them there.
         if !u16::try_from(inner_offset).is_ok_and(|bytes| packet.pull(bytes)) {
             return self.drop_packet(packet, DropReason::ParseTruncated, Detail::None);
         }
+        self.count_decapsulated(&packet, remote, vni);
+        let region = self.pool.region();
         decap.apply_ecn(packet.data_mut(region));
         let expected = self.snapshot.node.router_mac;
         match EthernetView::parse(packet.data(region)) {
@@ -71,6 +80,17 @@ impl Pass<'_> {
                 self.drop_packet(packet, DropReason::VxlanInnerMac, detail);
             }
             Err(error) => self.refuse(packet, error.into()),
+        }
+    }
+
+    /// Counts a packet under the tunnel that it came out of, if there is one to where it came from.
+    fn count_decapsulated(&mut self, packet: &Packet, remote: IpAddr, vni: Vni) {
+        let last = &mut self.own.last_tunnel;
+        if !last.is_for(self.snapshot.version, remote, vni) {
+            *last = LastTunnel::find(self.snapshot, remote, vni);
+        }
+        if let Some(tunnel) = last.tunnel {
+            self.stats.tunnel_rx(tunnel, u64::from(packet.total_bytes()));
         }
     }
 
@@ -141,6 +161,38 @@ impl Pass<'_> {
             }
             _ => scratch.push(packet, headers),
         }
+    }
+}
+
+/// The tunnel that the last packet from the fabric came out of, which the next one mostly comes out
+/// of, too: some 2 ns instead of a search.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LastTunnel {
+    version: u64,
+    remote: IpAddr,
+    vni: Option<Vni>,
+    tunnel: Option<TunnelRef>,
+}
+
+impl Default for LastTunnel {
+    fn default() -> Self {
+        Self { version: 0, remote: Ipv4Addr::UNSPECIFIED.into(), vni: None, tunnel: None }
+    }
+}
+
+impl LastTunnel {
+    fn is_for(&self, version: u64, remote: IpAddr, vni: Vni) -> bool {
+        self.version == version && self.remote == remote && self.vni == Some(vni)
+    }
+
+    #[cold]
+    fn find(snapshot: &Snapshot, remote: IpAddr, vni: Vni) -> Self {
+        let slot = snapshot.tunnel_to(remote, vni).and_then(|slot| snapshot.next_hops.slot(slot));
+        let tunnel = match slot.map(|slot| &slot.hop) {
+            Some(NextHop::Tunnel(hop)) => Some(hop.tunnel),
+            _ => None,
+        };
+        Self { version: snapshot.version, remote, vni: Some(vni), tunnel }
     }
 }
 

@@ -24,6 +24,7 @@ use vrouter::{
     placement::WorkerPlace,
     port::af_xdp::AfXdpOpener,
     runtime::Stopped,
+    stats::TunnelTotals,
     trace::DropTrace,
     underlay::{Change, Underlay, Way},
 };
@@ -174,6 +175,14 @@ impl EngineNode {
             })
         };
         wait_until("the way", Box::new(is_reached));
+    }
+
+    /// What went through the tunnel.
+    pub(crate) fn tunnel_totals(&self) -> TunnelTotals {
+        self.ask(|engine| {
+            let tunnel = engine.config().tunnels().next().unwrap();
+            engine.stats().tunnel(tunnel.tunnel)
+        })
     }
 
     /// What happened to packets, for the message of a failure.

@@ -116,6 +116,9 @@ fn linux_peer(is_v6: bool, udp_port: u16) {
     assert_reaches((&linux.pods[1]).into(), (&engine.pods[1]).into());
     let stack = Place(&linux.namespace, TWO.addresses());
     assert_reaches((&engine.pods[0]).into(), stack);
+    let totals = engine.tunnel_totals();
+    assert!(totals.rx_packets > 0 && totals.rx_bytes >= 60 * totals.rx_packets, "{totals:?}");
+    assert!(totals.tx_packets > 0 && totals.tx_bytes >= 60 * totals.tx_packets, "{totals:?}");
     engine.finish();
 }
 

@@ -16,7 +16,7 @@ use vrouter::{
     pipeline::Pipeline,
     publish::Publisher,
     snapshot::Snapshot,
-    stats::{EngineStats, WorkerStats},
+    stats::{EngineStats, TunnelTotals, WorkerStats},
     trace::DropTrace,
     worker::Process,
 };
@@ -160,6 +160,12 @@ impl Bench {
         outcome.drops = pipelines[worker].drain_trace().map(|record| record.reason).collect();
         self.assert_balance();
         outcome
+    }
+
+    /// What went through a tunnel.
+    pub(crate) fn tunnel(&self, name: &str) -> TunnelTotals {
+        let tunnel = self.config.tunnels().find(|tunnel| &*tunnel.object.name == name).unwrap();
+        EngineStats::new([Arc::clone(&self.stats)]).tunnel(tunnel.tunnel)
     }
 
     fn assert_balance(&self) {

@@ -18,3 +18,4 @@ mod noise;
 mod refusals;
 mod rig;
 mod sizes;
+mod tunnel_counters;

@@ -124,7 +124,7 @@ pub(super) const FAMILIES: &[Family] = &[
     counter(
         "vrouter_tunnel_bytes_total",
         TunnelDirections(|tunnel| [tunnel.rx_bytes, tunnel.tx_bytes]),
-        "Bytes of those packets.",
+        "Bytes of those packets, as inner Ethernet frames.",
     ),
     counter("vrouter_worker_polls_total", Workers(|worker| worker.polls.into()), "Polls."),
     counter(

@@ -20,6 +20,7 @@ impl Node {
         let status = |tunnel: vrouter::config::TunnelStatus| {
             let object = &tunnel.object;
             let hop = self.hop(object.remote);
+            let totals = self.engine.stats().tunnel(tunnel.tunnel);
             TunnelStatus {
                 tunnel: Some(Tunnel {
                     name: object.name.to_string(),
@@ -34,7 +35,10 @@ impl Node {
                 next_hop: hop.map(|hop| octets(hop.address)).unwrap_or_default(),
                 next_hop_mac: hop.map(|hop| mac_octets(hop.destination_mac)).unwrap_or_default(),
                 mtu_bytes: self.tunnel_mtu(tunnel.next_hop),
-                ..TunnelStatus::default()
+                rx_packets: totals.rx_packets,
+                rx_bytes: totals.rx_bytes,
+                tx_packets: totals.tx_packets,
+                tx_bytes: totals.tx_bytes,
             }
         };
         config.tunnels().map(status).collect()

@@ -1,0 +1,179 @@
+//! What goes through each tunnel, by the slot of its next hop.
+//!
+//! Counting is one index, one comparison and two additions in one cache line, some 3 ns a packet:
+//! the table is the worker's own, so the line stays in its cache while a tunnel is busy. A slot
+//! that gets another tunnel starts at zero: a tunnel's counters are gone with it, as its metrics
+//! are.
+
+use std::sync::atomic::{
+    AtomicU32,
+    Ordering::{Acquire, Relaxed, Release},
+    fence,
+};
+
+use super::{Counter, EngineStats, WorkerStats};
+use crate::next_hop::{NEXT_HOPS_MAX, TunnelRef};
+
+/// One worker's counters of all tunnels. The worker writes; the main thread reads.
+#[derive(Debug)]
+pub(super) struct TunnelTable {
+    /// By next-hop slot: 1.1 MiB, of which a tunnel uses one cache line.
+    rows: Box<[TunnelCounters]>,
+}
+
+/// Packets and bytes of one tunnel.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct TunnelTotals {
+    /// Packets taken out of the tunnel.
+    pub rx_packets: u64,
+    /// Their bytes, as inner Ethernet frames.
+    pub rx_bytes: u64,
+    /// Packets put into the tunnel.
+    pub tx_packets: u64,
+    /// Their bytes, as inner Ethernet frames.
+    pub tx_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(64))] // One cache line a tunnel.
+struct TunnelCounters {
+    /// The generation of the slot that is counted, plus one; 0 while there is none.
+    user: AtomicU32,
+    rx_packets: Counter,
+    rx_bytes: Counter,
+    tx_packets: Counter,
+    tx_bytes: Counter,
+}
+
+impl TunnelTable {
+    pub(super) fn new() -> Self {
+        Self { rows: (0..NEXT_HOPS_MAX).map(|_| TunnelCounters::default()).collect() }
+    }
+
+    /// The tunnel's counters, at zero if the slot's last user was another one.
+    fn row(&self, tunnel: TunnelRef) -> Option<&TunnelCounters> {
+        let row = self.rows.get(tunnel.slot.0 as usize)?;
+        if row.user.load(Relaxed) != user(tunnel) {
+            row.start_over(user(tunnel));
+        }
+        Some(row)
+    }
+
+    fn totals(&self, tunnel: TunnelRef) -> TunnelTotals {
+        let row = self.rows.get(tunnel.slot.0 as usize);
+        row.and_then(|row| row.totals(user(tunnel))).unwrap_or_default()
+    }
+}
+
+impl TunnelCounters {
+    #[cold]
+    fn start_over(&self, user: u32) {
+        self.user.store(0, Relaxed);
+        // Before the zeros: who reads one of them finds that the former user is gone.
+        fence(Release);
+        for counter in [&self.rx_packets, &self.rx_bytes, &self.tx_packets, &self.tx_bytes] {
+            counter.0.store(0, Relaxed);
+        }
+        self.user.store(user, Release);
+    }
+
+    fn totals(&self, user: u32) -> Option<TunnelTotals> {
+        if self.user.load(Acquire) != user {
+            return None;
+        }
+        let totals = TunnelTotals {
+            rx_packets: self.rx_packets.get(),
+            rx_bytes: self.rx_bytes.get(),
+            tx_packets: self.tx_packets.get(),
+            tx_bytes: self.tx_bytes.get(),
+        };
+        fence(Acquire);
+        (self.user.load(Relaxed) == user).then_some(totals)
+    }
+}
+
+fn user(tunnel: TunnelRef) -> u32 {
+    u32::from(tunnel.generation).wrapping_add(1)
+}
+
+impl WorkerStats {
+    /// Counts a packet that came out of a tunnel; `bytes` is its inner frame.
+    pub fn tunnel_rx(&self, tunnel: TunnelRef, bytes: u64) {
+        if let Some(row) = self.tunnels.row(tunnel) {
+            row.rx_packets.add(1);
+            row.rx_bytes.add(bytes);
+        }
+    }
+
+    /// Counts a packet that was put into a tunnel; `bytes` is its inner frame.
+    pub fn tunnel_tx(&self, tunnel: TunnelRef, bytes: u64) {
+        if let Some(row) = self.tunnels.row(tunnel) {
+            row.tx_packets.add(1);
+            row.tx_bytes.add(bytes);
+        }
+    }
+}
+
+impl EngineStats {
+    /// What all workers counted of a tunnel, of this user of its slot only.
+    #[must_use]
+    pub fn tunnel(&self, tunnel: TunnelRef) -> TunnelTotals {
+        let mut sum = TunnelTotals::default();
+        for worker in self.workers() {
+            let totals = worker.tunnels.totals(tunnel);
+            sum.rx_packets = sum.rx_packets.wrapping_add(totals.rx_packets);
+            sum.rx_bytes = sum.rx_bytes.wrapping_add(totals.rx_bytes);
+            sum.tx_packets = sum.tx_packets.wrapping_add(totals.tx_packets);
+            sum.tx_bytes = sum.tx_bytes.wrapping_add(totals.tx_bytes);
+        }
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::next_hop::NextHopIndex;
+
+    #[test]
+    fn workers_are_summed_and_a_slots_next_user_starts_at_zero() {
+        let workers = [Arc::new(WorkerStats::new()), Arc::new(WorkerStats::new())];
+        let engine = EngineStats::new(workers.clone());
+        let old = TunnelRef { slot: NextHopIndex(1500), generation: u16::MAX };
+        let new = TunnelRef { generation: 0, ..old };
+        workers[0].tunnel_rx(old, 100);
+        workers[1].tunnel_rx(old, 50);
+        workers[1].tunnel_tx(old, 60);
+        let expected = TunnelTotals { rx_packets: 2, rx_bytes: 150, tx_packets: 1, tx_bytes: 60 };
+        assert_eq!(engine.tunnel(old), expected);
+        assert_eq!(engine.tunnel(new), TunnelTotals::default());
+        workers[0].tunnel_tx(new, 70);
+        let expected = TunnelTotals { tx_packets: 1, tx_bytes: 70, ..TunnelTotals::default() };
+        assert_eq!(engine.tunnel(new), expected);
+        let beyond = TunnelRef { slot: NextHopIndex(u32::MAX), generation: 0 };
+        workers[0].tunnel_rx(beyond, 1);
+        assert_eq!(engine.tunnel(beyond), TunnelTotals::default());
+    }
+
+    #[test]
+    fn a_reader_never_sees_one_users_counts_as_anothers() {
+        const PACKETS: u64 = 3;
+        let worker = Arc::new(WorkerStats::new());
+        let engine = EngineStats::new([Arc::clone(&worker)]);
+        let tunnel = |generation| TunnelRef { slot: NextHopIndex(1100), generation };
+        let writer = std::thread::spawn(move || {
+            for generation in 0..20_000 {
+                (0..PACKETS).for_each(|_| worker.tunnel_rx(tunnel(generation), 0));
+            }
+        });
+        let mut generation = 0_u16;
+        while !writer.is_finished() {
+            assert!(engine.tunnel(tunnel(generation)).rx_packets <= PACKETS);
+            generation = generation.wrapping_add(7) % 20_000;
+        }
+        writer.join().unwrap();
+        assert_eq!(engine.tunnel(tunnel(19_999)).rx_packets, PACKETS);
+    }
+}
