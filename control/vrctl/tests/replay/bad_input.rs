@@ -65,9 +65,60 @@ fn a_capture_that_is_none_is_refused_by_name() {
     for (bytes, expected) in [
         (&whole[..whole.len() - 1], "ends inside frame 0"),
         (&whole[..30], "ends inside frame 0"),
-        (&whole[..10], "is not a pcap file"),
-        (b"not a capture at all, just text", "is not a pcap file"),
+        (&whole[..10], "is not a capture file"),
+        (b"not a capture at all, just text", "is not a capture file"),
         (&raw_ip, "not ethernet"),
+    ] {
+        let (code, error) = replay_bytes(&bench, bytes);
+        assert_eq!(code, Some(1), "{error}");
+        assert!(error.contains(expected) && error.contains("in.pcap"), "{error}");
+    }
+}
+
+/// A pcapng block with its padding and both lengths.
+fn block(kind: u32, body: &[u8]) -> Vec<u8> {
+    let mut body = body.to_vec();
+    body.resize(body.len().next_multiple_of(4), 0);
+    let length = u32::try_from(body.len() + 12).unwrap().to_le_bytes();
+    [&kind.to_le_bytes()[..], &length, &body, &length].concat()
+}
+
+/// A pcapng file of interfaces with these link types, whose times are in nanoseconds, and one frame
+/// of the last one, seven seconds and `nanoseconds` after 1970.
+fn pcapng(link_types: &[u16], nanoseconds: u64, frame: &[u8]) -> Vec<u8> {
+    let section = [&0x1a2b_3c4d_u32.to_le_bytes()[..], &[1, 0, 0, 0], &[0xff; 8]].concat();
+    let mut bytes = block(0x0a0d_0d0a, &section);
+    for link_type in link_types {
+        let fixed = [&link_type.to_le_bytes()[..], &[0; 6]].concat();
+        // The option `if_tsresol` and the end of options.
+        bytes.extend(block(1, &[&fixed[..], &[9, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0]].concat()));
+    }
+    let time = 7_000_000_000 + nanoseconds;
+    let words = [
+        u32::try_from(link_types.len() - 1).unwrap(),
+        u32::try_from(time >> 32).unwrap(),
+        u32::try_from(time & 0xffff_ffff).unwrap(),
+        u32::try_from(frame.len()).unwrap(),
+        u32::try_from(frame.len()).unwrap(),
+    ];
+    let words = words.map(u32::to_le_bytes).concat();
+    bytes.extend(block(6, &[&words[..], frame].concat()));
+    bytes
+}
+
+#[test]
+fn a_pcapng_file_is_read_by_the_clocks_of_its_interfaces() {
+    let bench = Bench::new();
+    let frame = bench.udp("node-a", "default/client", [CLIENT, WEB]);
+    let (code, error) = replay_bytes(&bench, &pcapng(&[113, 1], 5001, &frame));
+    assert_eq!(code, Some(0), "{error}");
+    let sent = bench.read("out/default/web.pcap");
+    assert_eq!(sent[0].timestamp.as_nanos(), 7_000_005_001);
+    let whole = pcapng(&[1], 0, &frame);
+    for (bytes, expected) in [
+        (&whole[..whole.len() - 1], "ends inside frame 0"),
+        (&whole[..10], "is not a capture file"),
+        (&pcapng(&[1, 113], 0, &frame), "LINUX_SLL frames, not ethernet ones"),
     ] {
         let (code, error) = replay_bytes(&bench, bytes);
         assert_eq!(code, Some(1), "{error}");

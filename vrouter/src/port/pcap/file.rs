@@ -1,4 +1,7 @@
-//! Capture files: Ethernet frames with their times, in the classic pcap format.
+//! Capture files: Ethernet frames with their times. Both formats are read, the classic one (pcap)
+//! is written.
+
+mod ng;
 
 use std::{
     fs::File,
@@ -17,9 +20,6 @@ pub const PCAP_FRAME_BYTES_MAX: usize = 65_535 + 18;
 
 /// Frames of a file at most: it is held in memory, and 16 Mi of the smallest take 1 GiB.
 pub const PCAP_FRAMES_MAX: usize = 1 << 24;
-
-/// How the newer format begins, which this module does not read.
-const PCAPNG_MAGIC: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
 
 /// One frame of a capture.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -41,9 +41,10 @@ pub enum ReadPcapError {
         #[source]
         source: io::Error,
     },
-    #[error("{} is a pcapng file; convert it with `editcap -F pcap`", path.display())]
-    Pcapng { path: PathBuf },
-    #[error("{} is not a pcap file: its header is cut off or wrong", path.display())]
+    #[error(
+        "{} is not a capture file (pcap or pcapng): its header is cut off or wrong",
+        path.display()
+    )]
     NotPcap { path: PathBuf },
     #[error("{} holds {link_type:?} frames, not ethernet ones", path.display())]
     LinkType { path: PathBuf, link_type: DataLink },
@@ -56,6 +57,23 @@ pub enum ReadPcapError {
     Oversized { path: PathBuf, frame: usize, bytes: u32 },
     #[error("frame {frame} of {} has a time of {fraction} parts of a second", path.display())]
     Timestamp { path: PathBuf, frame: usize, fraction: u32 },
+    #[error(
+        "frame {frame} of {} is of interface {interface}, which the file does not describe",
+        path.display()
+    )]
+    Interface { path: PathBuf, frame: usize, interface: u32 },
+    #[error(
+        "frame {frame} of {} has a time resolution {resolution} that cannot be read; \
+         convert it with `editcap -F pcap`",
+        path.display()
+    )]
+    Resolution { path: PathBuf, frame: usize, resolution: u8 },
+    #[error(
+        "frame {frame} of {} is in a block without a readable time; \
+         convert it with `editcap -F pcap`",
+        path.display()
+    )]
+    PacketBlock { path: PathBuf, frame: usize },
     #[error("{} has more than {PCAP_FRAMES_MAX} frames; split it with editcap", path.display())]
     TooManyFrames { path: PathBuf },
 }
@@ -65,8 +83,8 @@ pub enum ReadPcapError {
 ///
 /// # Errors
 ///
-/// Fails if the file cannot be read, is not a pcap file of Ethernet frames, or is damaged; frames
-/// are numbered from 0.
+/// Fails if the file cannot be read, is no capture of Ethernet frames, or is damaged; frames are
+/// numbered from 0.
 pub fn read(path: &Path) -> Result<Vec<Captured>, ReadPcapError> {
     let bytes =
         std::fs::read(path).map_err(|source| ReadPcapError::Read { path: path.into(), source })?;
@@ -79,8 +97,8 @@ pub fn read(path: &Path) -> Result<Vec<Captured>, ReadPcapError> {
 ///
 /// As [`read`], but for what reading the file itself can meet.
 pub fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Captured>, ReadPcapError> {
-    if bytes.starts_with(&PCAPNG_MAGIC) {
-        return Err(ReadPcapError::Pcapng { path: path.into() });
+    if bytes.starts_with(&ng::MAGIC) {
+        return ng::parse(bytes, path);
     }
     let mut reader =
         PcapReader::new(bytes).map_err(|_| ReadPcapError::NotPcap { path: path.into() })?;
@@ -268,8 +286,7 @@ mod tests {
     #[test]
     fn errors_name_the_file_and_the_next_step() {
         let message = |bytes: &[u8]| parse(bytes, Path::new("in.pcap")).unwrap_err().to_string();
-        assert!(message(&PCAPNG_MAGIC).contains("in.pcap is a pcapng file; convert it"));
-        assert!(message(b"no").contains("in.pcap is not a pcap file"));
+        assert!(message(b"no").contains("in.pcap is not a capture file (pcap or pcapng)"));
         let mut linux_cooked = file_of(&[]);
         linux_cooked[20] = 113;
         assert!(message(&linux_cooked).contains("LINUX_SLL"), "{}", message(&linux_cooked));
