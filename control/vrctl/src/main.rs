@@ -21,6 +21,7 @@ mod replay;
 mod routes;
 mod status;
 mod table;
+mod traffic;
 mod tunnels;
 mod units;
 mod watch;

@@ -10,6 +10,7 @@ use crate::{
     peer::{ENGINE, Peers},
     print::{Printer, Row},
     table::{Column, number, text},
+    traffic::{Traffic, TrafficRates},
     units,
     watch::{self, Elapsed},
 };
@@ -48,10 +49,8 @@ struct PortRow {
     addresses: Vec<String>,
     mac: Option<String>,
     mtu_bytes: u32,
-    rx_packets: u64,
-    rx_bytes: u64,
-    tx_packets: u64,
-    tx_bytes: u64,
+    #[serde(flatten)]
+    traffic: Traffic,
     forwarded: u64,
     consumed: u64,
     dropped: u64,
@@ -65,6 +64,7 @@ impl From<PortStatus> for PortRow {
             role: role(port.role()),
             addresses: address::ips(&port.addresses),
             mac: address::optional(address::mac(&port.mac)),
+            traffic: traffic(&port),
             port: port.name,
             state: port.state,
             detail: address::optional(port.detail),
@@ -73,10 +73,6 @@ impl From<PortStatus> for PortRow {
             queues: port.queues,
             vrf: port.vrf,
             mtu_bytes: port.mtu_bytes,
-            rx_packets: port.rx_packets,
-            rx_bytes: port.rx_bytes,
-            tx_packets: port.tx_packets,
-            tx_bytes: port.tx_bytes,
             forwarded: port.forwarded,
             consumed: port.consumed,
             dropped: port.dropped,
@@ -104,7 +100,7 @@ impl Row for PortRow {
     ];
 
     fn cells(&self) -> Vec<String> {
-        vec![
+        let mut cells = vec![
             self.port.clone(),
             self.role.to_owned(),
             self.state.clone(),
@@ -112,13 +108,10 @@ impl Row for PortRow {
             self.interface.clone().unwrap_or_default(),
             self.addresses.join(","),
             self.mtu_bytes.to_string(),
-            units::count(self.rx_packets),
-            units::bytes(self.rx_bytes),
-            units::count(self.tx_packets),
-            units::bytes(self.tx_bytes),
-            units::count(self.dropped),
-            self.detail.clone().unwrap_or_default(),
-        ]
+        ];
+        cells.extend(self.traffic.cells());
+        cells.extend([units::count(self.dropped), self.detail.clone().unwrap_or_default()]);
+        cells
     }
 }
 
@@ -127,10 +120,8 @@ impl Row for PortRow {
 struct PortRateRow {
     port: String,
     state: String,
-    rx_packets_per_second: Option<u64>,
-    rx_bits_per_second: Option<u64>,
-    tx_packets_per_second: Option<u64>,
-    tx_bits_per_second: Option<u64>,
+    #[serde(flatten)]
+    traffic: TrafficRates,
     dropped_per_second: Option<u64>,
 }
 
@@ -146,15 +137,10 @@ impl Row for PortRateRow {
     ];
 
     fn cells(&self) -> Vec<String> {
-        vec![
-            self.port.clone(),
-            self.state.clone(),
-            units::optional_rate(self.rx_packets_per_second),
-            units::optional_rate(self.rx_bits_per_second),
-            units::optional_rate(self.tx_packets_per_second),
-            units::optional_rate(self.tx_bits_per_second),
-            units::optional_rate(self.dropped_per_second),
-        ]
+        let mut cells = vec![self.port.clone(), self.state.clone()];
+        cells.extend(self.traffic.cells());
+        cells.push(units::optional_rate(self.dropped_per_second));
+        cells
     }
 }
 
@@ -163,22 +149,21 @@ fn rates(before: &[PortStatus], now: &[PortStatus], elapsed: Elapsed) -> Vec<Por
         .iter()
         .map(|port| {
             let old = before.iter().find(|old| old.name == port.name);
-            let rate = |counter: fn(&PortStatus) -> u64| {
-                old.and_then(|old| elapsed.rate(counter(old), counter(port)))
-            };
             PortRateRow {
                 port: port.name.clone(),
                 state: port.state.clone(),
-                rx_packets_per_second: rate(|port| port.rx_packets),
-                rx_bits_per_second: rate(|port| port.rx_bytes.saturating_mul(8)),
-                tx_packets_per_second: rate(|port| port.tx_packets),
-                tx_bits_per_second: rate(|port| port.tx_bytes.saturating_mul(8)),
-                dropped_per_second: rate(|port| port.dropped),
+                traffic: traffic(port).rates(old.map(traffic), elapsed),
+                dropped_per_second: old.and_then(|old| elapsed.rate(old.dropped, port.dropped)),
             }
         })
         .collect();
     rows.sort_by(|a, b| a.port.cmp(&b.port));
     rows
+}
+
+fn traffic(port: &PortStatus) -> Traffic {
+    let &PortStatus { rx_packets, rx_bytes, tx_packets, tx_bytes, .. } = port;
+    Traffic { rx_packets, rx_bytes, tx_packets, tx_bytes }
 }
 
 fn role(role: Role) -> &'static str {

@@ -10,7 +10,7 @@ use crate::{
     peer::{ENGINE, Peers},
     print::{Printer, Row},
     table::{Column, number, text},
-    units,
+    traffic::{Traffic, TrafficRates},
     watch::{self, Elapsed},
 };
 
@@ -50,10 +50,8 @@ struct TunnelRow {
     next_hop: Option<String>,
     next_hop_mac: Option<String>,
     mtu_bytes: u32,
-    rx_packets: u64,
-    rx_bytes: u64,
-    tx_packets: u64,
-    tx_bytes: u64,
+    #[serde(flatten)]
+    traffic: Traffic,
 }
 
 impl From<TunnelStatus> for TunnelRow {
@@ -70,10 +68,12 @@ impl From<TunnelStatus> for TunnelRow {
             next_hop: address::optional(address::ip(&status.next_hop)),
             next_hop_mac: address::optional(address::mac(&status.next_hop_mac)),
             mtu_bytes: status.mtu_bytes,
-            rx_packets: status.rx_packets,
-            rx_bytes: status.rx_bytes,
-            tx_packets: status.tx_packets,
-            tx_bytes: status.tx_bytes,
+            traffic: Traffic {
+                rx_packets: status.rx_packets,
+                rx_bytes: status.rx_bytes,
+                tx_packets: status.tx_packets,
+                tx_bytes: status.tx_bytes,
+            },
         }
     }
 }
@@ -95,7 +95,7 @@ impl Row for TunnelRow {
     ];
 
     fn cells(&self) -> Vec<String> {
-        vec![
+        let mut cells = vec![
             self.tunnel.clone(),
             self.state.clone(),
             self.local.clone().unwrap_or_default(),
@@ -104,11 +104,9 @@ impl Row for TunnelRow {
             self.udp_port.to_string(),
             self.next_hop.clone().unwrap_or_default(),
             self.mtu_bytes.to_string(),
-            units::count(self.rx_packets),
-            units::bytes(self.rx_bytes),
-            units::count(self.tx_packets),
-            units::bytes(self.tx_bytes),
-        ]
+        ];
+        cells.extend(self.traffic.cells());
+        cells
     }
 }
 
@@ -117,10 +115,8 @@ impl Row for TunnelRow {
 struct TunnelRateRow {
     tunnel: String,
     state: String,
-    rx_packets_per_second: Option<u64>,
-    rx_bits_per_second: Option<u64>,
-    tx_packets_per_second: Option<u64>,
-    tx_bits_per_second: Option<u64>,
+    #[serde(flatten)]
+    traffic: TrafficRates,
 }
 
 impl Row for TunnelRateRow {
@@ -134,14 +130,9 @@ impl Row for TunnelRateRow {
     ];
 
     fn cells(&self) -> Vec<String> {
-        vec![
-            self.tunnel.clone(),
-            self.state.clone(),
-            units::optional_rate(self.rx_packets_per_second),
-            units::optional_rate(self.rx_bits_per_second),
-            units::optional_rate(self.tx_packets_per_second),
-            units::optional_rate(self.tx_bits_per_second),
-        ]
+        let mut cells = vec![self.tunnel.clone(), self.state.clone()];
+        cells.extend(self.traffic.cells());
+        cells
     }
 }
 
@@ -149,16 +140,10 @@ fn rates(before: &[TunnelRow], now: &[TunnelRow], elapsed: Elapsed) -> Vec<Tunne
     now.iter()
         .map(|tunnel| {
             let old = before.iter().find(|old| old.tunnel == tunnel.tunnel);
-            let rate = |counter: fn(&TunnelRow) -> u64| {
-                old.and_then(|old| elapsed.rate(counter(old), counter(tunnel)))
-            };
             TunnelRateRow {
                 tunnel: tunnel.tunnel.clone(),
                 state: tunnel.state.clone(),
-                rx_packets_per_second: rate(|tunnel| tunnel.rx_packets),
-                rx_bits_per_second: rate(|tunnel| tunnel.rx_bytes.saturating_mul(8)),
-                tx_packets_per_second: rate(|tunnel| tunnel.tx_packets),
-                tx_bits_per_second: rate(|tunnel| tunnel.tx_bytes.saturating_mul(8)),
+                traffic: tunnel.traffic.rates(old.map(|old| old.traffic), elapsed),
             }
         })
         .collect()
