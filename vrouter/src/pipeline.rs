@@ -89,7 +89,7 @@ impl Pipeline {
     /// The pipeline of worker `index`, which gets its configuration from `snapshots` and shares
     /// `flows` with the others.
     ///
-    /// Allocates all it will ever need. `trace` is [`DropTrace::default`] unless somebody listens.
+    /// Allocates all it will ever need. `trace` is [`DropTrace::default`] unless somebody looks.
     ///
     /// # Errors
     ///
@@ -111,7 +111,7 @@ impl Pipeline {
     }
 
     /// Takes the drops that were noted since the last call; none unless the pipeline was made with
-    /// a trace.
+    /// [`DropTrace::new`].
     pub fn drain_trace(&mut self) -> impl Iterator<Item = DropRecord> + '_ {
         self.own.trace.drain()
     }
@@ -162,7 +162,8 @@ impl Pass<'_> {
     pub(crate) fn drop_packet(&mut self, packet: Packet, reason: DropReason, detail: Detail) {
         self.stats.dropped(packet.ingress, reason, 1);
         let (now, ingress, frame) = (self.now, packet.ingress, packet.head_index());
-        self.own.trace.note(DropRecord { now, ingress, frame, reason, detail });
+        let record = DropRecord { now, ingress, frame, reason, detail };
+        self.own.trace.note(record, &packet, self.pool.region());
         self.pool.free_packet(packet);
     }
 

@@ -1,16 +1,24 @@
-//! Why a packet was dropped, in detail, for whoever asks: bounded, per worker, and off unless
-//! somebody listens.
+//! Why a packet was dropped, in detail, for whoever asks: bounded, and per worker.
 //!
-//! Packets that are forwarded never come here. A drop costs one test of a flag while the trace is
-//! off.
+//! A replay has every drop noted; a running engine examples of each reason, with the packet's first
+//! bytes (see [`DropTrace::live`]). Packets that are forwarded never come here.
+
+mod live;
 
 use std::{fmt, net::IpAddr};
 
 use encap::{MacAddress, ParseError, ip::IpProtocol, vxlan::Vni};
 use flowtable::InvalidReason;
 
+use self::live::LiveTrace;
+pub use self::live::{DropExample, DropExamples, EXAMPLE_BYTES_MAX, EXAMPLES_KEPT, ExampleFlow};
 use crate::{
-    clock::Now, drops::DropReason, memory::FrameIndex, next_hop::NextHopIndex, port::PortRef,
+    clock::Now,
+    drops::DropReason,
+    memory::{FrameIndex, Region},
+    next_hop::NextHopIndex,
+    packet::Packet,
+    port::PortRef,
 };
 
 /// What the pipeline knew when it dropped a packet.
@@ -121,10 +129,11 @@ pub struct DropRecord {
     pub detail: Detail,
 }
 
-/// The last drops of one worker.
+/// The last drops of one worker; off by default.
 #[derive(Debug, Default)]
 pub struct DropTrace {
-    /// Empty while the trace is off.
+    live: Option<LiveTrace>,
+    /// Empty unless all drops are noted.
     records: Vec<DropRecord>,
     records_max: usize,
     /// Where the next record goes once the ring is full.
@@ -135,11 +144,27 @@ impl DropTrace {
     /// A trace that keeps the last `records_max` drops; 0 is off. Allocates all it will ever need.
     #[must_use]
     pub fn new(records_max: usize) -> Self {
-        Self { records: Vec::with_capacity(records_max), records_max, next: 0 }
+        Self { live: None, records: Vec::with_capacity(records_max), records_max, next: 0 }
     }
 
-    /// Notes a drop; the oldest one makes room.
-    pub(crate) fn note(&mut self, record: DropRecord) {
+    /// A trace that gives examples to another thread, within a rate for each reason. Allocates all
+    /// it will ever need.
+    #[must_use]
+    pub fn live() -> (Self, DropExamples) {
+        let (live, examples) = live::channel();
+        (Self { live: Some(live), ..Self::default() }, examples)
+    }
+
+    /// Notes the drop of `packet`.
+    pub(crate) fn note(&mut self, record: DropRecord, packet: &Packet, region: &Region) {
+        if let Some(live) = &mut self.live {
+            live.note(&record, packet, region);
+        }
+        self.keep(record);
+    }
+
+    /// The oldest record makes room.
+    fn keep(&mut self, record: DropRecord) {
         if self.records.len() < self.records_max {
             self.records.push(record);
         } else if let Some(oldest) = self.records.get_mut(self.next) {
@@ -178,16 +203,16 @@ mod tests {
     #[test]
     fn a_trace_keeps_the_last_drops_in_order() {
         let mut trace = DropTrace::new(3);
-        (1..=5).for_each(|at| trace.note(record(at)));
+        (1..=5).for_each(|at| trace.keep(record(at)));
         assert_eq!(drained(&mut trace), [3, 4, 5]);
-        (6..=7).for_each(|at| trace.note(record(at)));
+        (6..=7).for_each(|at| trace.keep(record(at)));
         assert_eq!(drained(&mut trace), [6, 7]);
     }
 
     #[test]
     fn a_trace_that_is_off_keeps_nothing() {
         let mut trace = DropTrace::default();
-        trace.note(record(1));
+        trace.keep(record(1));
         assert!(drained(&mut trace).is_empty());
     }
 }

@@ -11,11 +11,11 @@ use std::{
 use control_api::{
     PROTOCOL_MAJOR, PROTOCOL_MINOR,
     engine::{
-        ApplyHeader, ApplyRequest, ApplyResponse, DropStatus, FlowStatus, GetStatusRequest,
-        HandshakeRequest, HandshakeResponse, ListDropsRequest, ListFlowsRequest,
-        ListNeighboursRequest, ListPortsRequest, ListRoutesRequest, ListTunnelsRequest,
-        ListWorkersRequest, NeighbourStatus, Object, ObjectBatch, Port, PortError, PortStatus,
-        RouteStatus, Status, TunnelStatus, WorkerStatus,
+        ApplyHeader, ApplyRequest, ApplyResponse, DropExample, DropStatus, FlowStatus,
+        GetStatusRequest, HandshakeRequest, HandshakeResponse, ListDropExamplesRequest,
+        ListDropsRequest, ListFlowsRequest, ListNeighboursRequest, ListPortsRequest,
+        ListRoutesRequest, ListTunnelsRequest, ListWorkersRequest, NeighbourStatus, Object,
+        ObjectBatch, Port, PortError, PortStatus, RouteStatus, Status, TunnelStatus, WorkerStatus,
         apply_request::Part,
         engine_server::{Engine, EngineServer},
         object::Kind,
@@ -213,6 +213,14 @@ impl Engine for Service {
         &self,
         _: Request<ListDropsRequest>,
     ) -> Result<Response<Self::ListDropsStream>, tonic::Status> {
+        Ok(answers(Vec::new()))
+    }
+
+    type ListDropExamplesStream = Answers<DropExample>;
+    async fn list_drop_examples(
+        &self,
+        _: Request<ListDropExamplesRequest>,
+    ) -> Result<Response<Self::ListDropExamplesStream>, tonic::Status> {
         Ok(answers(Vec::new()))
     }
 

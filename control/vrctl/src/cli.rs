@@ -15,6 +15,7 @@ Examples:
   vrctl routes --get 10.244.2.7           the route that a packet to this address takes
   vrctl flows --pod default/web           the connections of one pod
   vrctl drops --watch                     what is being dropped now, and why
+  vrctl drops --trace                     which packets were dropped lately
   vrctl ports --json | jq '.[].name'      the same for programs
 
 Exit codes:
@@ -140,7 +141,7 @@ pub(crate) struct FlowOptions {
 }
 
 /// Options of `drops`.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct DropOptions {
     /// Show reasons that have no drop yet, too.
     #[arg(long)]
@@ -148,6 +149,19 @@ pub(crate) struct DropOptions {
     /// One row per reason and ingress port.
     #[arg(long)]
     pub(crate) by_port: bool,
+    /// Show examples of dropped packets instead, the newest first: what came from where, and what
+    /// was wrong with it.
+    #[arg(long, conflicts_with_all = ["all", "by_port", "watch"])]
+    pub(crate) trace: bool,
+    /// With --trace, only packets that came in on this port.
+    #[arg(long, value_name = "PORT", requires = "trace")]
+    pub(crate) port: Option<String>,
+    /// With --trace, only packets that were dropped for this reason.
+    #[arg(long, value_name = "REASON", requires = "trace")]
+    pub(crate) reason: Option<String>,
+    /// With --trace, at most this many packets; 0 for all that are kept.
+    #[arg(long, value_name = "PACKETS", requires = "trace", default_value = "20")]
+    pub(crate) limit: u64,
     #[command(flatten)]
     pub(crate) watch: WatchOptions,
 }

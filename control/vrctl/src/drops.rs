@@ -1,5 +1,7 @@
 //! `vrctl drops`.
 
+mod trace;
+
 use std::collections::BTreeMap;
 
 use control_api::engine::{DropStatus, ListDropsRequest};
@@ -25,6 +27,9 @@ pub(crate) async fn run(
     peers: &Peers,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
+    if options.trace {
+        return trace::run(options, peers, printer).await;
+    }
     let (mut engine, _) = peers.engine().await?;
     let request = ListDropsRequest { all: options.all };
     let mut fetch = async || {

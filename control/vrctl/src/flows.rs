@@ -146,7 +146,8 @@ impl Row for FlowRow {
     }
 }
 
-fn protocol_name(number: u32) -> String {
+/// The protocol's name, or its number if it has none here.
+pub(crate) fn protocol_name(number: u32) -> String {
     PROTOCOLS
         .iter()
         .find(|&&(_, known)| u32::from(known) == number)

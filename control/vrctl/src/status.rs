@@ -81,6 +81,7 @@ struct EngineReport {
     huge_pages: bool,
     balance: BalanceReport,
     warnings: Vec<String>,
+    notes: Vec<String>,
 }
 
 /// Where all packets went.
@@ -152,6 +153,7 @@ impl From<&engine::Status> for EngineReport {
                 dropped: balance.dropped,
             },
             warnings: status.warnings.clone(),
+            notes: status.notes.clone(),
         }
     }
 }
@@ -226,6 +228,9 @@ impl EngineReport {
         line(text, "packets", &packets);
         for warning in &self.warnings {
             line(text, "warning", warning);
+        }
+        for note in &self.notes {
+            line(text, "note", note);
         }
     }
 }
@@ -303,6 +308,18 @@ mod tests {
         assert_documented("status", &report);
         assert_documented("status engine", &report.engine);
         assert_documented("status control", &ControlReport::from(&node::Status::default()));
+    }
+
+    #[test]
+    fn a_note_is_shown_and_degrades_nothing() {
+        let engine = EngineReport::from(&engine::Status {
+            notes: vec!["small pages".to_owned()],
+            ..engine::Status::default()
+        });
+        let mut text = String::new();
+        engine.write(&mut text);
+        assert!(text.contains("engine: healthy"), "{text}");
+        assert!(text.contains("note          small pages"), "{text}");
     }
 
     #[test]

@@ -150,7 +150,13 @@ fn every_command_answers_people_and_programs() {
     assert_eq!(routes[0]["origin"], "port");
     assert_eq!(engine.json(&["workers"])[0]["worker"], 0);
     assert_eq!(engine.json(&["neighbours"])[0]["address"], "10.244.1.10");
-    for empty in [&["flows"][..], &["flows", "--pod", "default/web"], &["drops"], &["tunnels"]] {
+    for empty in [
+        &["flows"][..],
+        &["flows", "--pod", "default/web"],
+        &["drops"],
+        &["drops", "--trace", "--reason", "route_none"],
+        &["tunnels"],
+    ] {
         assert_eq!(engine.json(empty), serde_json::json!([]), "{empty:?}");
     }
     assert!(engine.json(&["drops", "--all"]).as_array().unwrap().len() > 20);
@@ -195,6 +201,7 @@ fn what_is_not_there_is_exit_code_1() {
     for (arguments, expected) in [
         (&["routes", "--get", "203.0.113.1"][..], "no route to 203.0.113.1"),
         (&["flows", "--pod", "default/none"], "there is no port default/none"),
+        (&["drops", "--trace", "--reason", "none"], "there is no drop reason none"),
     ] {
         let output = engine.vrctl(arguments);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");

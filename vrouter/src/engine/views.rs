@@ -148,15 +148,22 @@ impl<P: Process> Engine<P> {
                 ));
             }
         }
-        if !self.region().is_huge() {
-            warnings.push("packet memory is not on huge pages; see hugepages.md".into());
-        }
         let free = self.frames_free();
         let total = self.region().frame_count() as usize;
         if free < total / 16 {
             warnings.push(format!("{free} of {total} frames are free; raise packet_memory.frames"));
         }
         warnings
+    }
+
+    /// What could be better and is no fault: one sentence each.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.region().is_huge() {
+            notes.push("packet memory is not on huge pages; see hugepages.md".into());
+        }
+        notes
     }
 }
 

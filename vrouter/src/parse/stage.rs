@@ -165,7 +165,7 @@ impl Pass<'_> {
 }
 
 /// The tunnel that the last packet from the fabric came out of, which the next one mostly comes out
-/// of, too: some 2 ns instead of a search.
+/// of, too: a comparison instead of a search.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LastTunnel {
     version: u64,

@@ -1,7 +1,7 @@
 //! What goes through each tunnel, by the slot of its next hop.
 //!
-//! Counting is one index, one comparison and two additions in one cache line, some 3 ns a packet:
-//! the table is the worker's own, so the line stays in its cache while a tunnel is busy. A slot
+//! Counting is one index, one comparison and two additions in one cache line: the table is the
+//! worker's own, so the line stays in its cache while a tunnel is busy. A slot
 //! that gets another tunnel starts at zero: a tunnel's counters are gone with it, as its metrics
 //! are.
 

@@ -1,8 +1,8 @@
 //! The programming interface, as its clients see it.
 
 use control_api::engine::{
-    ApplyHeader, ApplyRequest, GetStatusRequest, HandshakeRequest, ListDropsRequest,
-    ListFlowsRequest, ListNeighboursRequest, ListPortsRequest, ListRoutesRequest,
+    ApplyHeader, ApplyRequest, GetStatusRequest, HandshakeRequest, ListDropExamplesRequest,
+    ListDropsRequest, ListFlowsRequest, ListNeighboursRequest, ListPortsRequest, ListRoutesRequest,
     ListTunnelsRequest, ListWorkersRequest, ObjectBatch, ObjectKey, apply_request::Part, next_hop,
     object_key,
 };
@@ -46,6 +46,9 @@ async fn what_was_applied_is_what_is_listed() {
     assert_eq!((status.ports, status.tunnels), (3, 1));
     assert!(status.config_version >= applied.config_version);
     assert!(status.frames_free <= status.frames_total && status.frames_total > 0);
+    // Huge pages or not: that is no fault.
+    assert!(!status.warnings.iter().any(|warning| warning.contains("huge pages")));
+    assert_eq!(status.notes.is_empty(), status.huge_pages);
     // Nobody answers for the other node here.
     assert!(status.warnings.iter().any(|warning| warning.contains("tunnel node-b/ipv4")));
 
@@ -188,6 +191,25 @@ async fn drops_are_listed_with_what_they_mean() {
     // Each port, and what belongs to none.
     assert_eq!(drops.len(), DropReason::COUNT * 4);
     assert!(drops.iter().all(|drop| !drop.description.is_empty()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drop_examples_of_an_unknown_reason_are_an_error() {
+    let rig = Rig::new();
+    let _daemon = rig.start();
+    let mut client = rig.client().await;
+    apply(&mut client, 1, small_node()).await.unwrap();
+    let of = |reason: &str| ListDropExamplesRequest {
+        reason: reason.into(),
+        ..ListDropExamplesRequest::default()
+    };
+    for reason in ["", "route_none"] {
+        let examples = client.list_drop_examples(of(reason)).await.unwrap();
+        assert!(all(examples).await.is_empty());
+    }
+    let status = client.list_drop_examples(of("route_nonw")).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    assert!(status.message().contains("route_nonw"), "{}", status.message());
 }
 
 #[tokio::test(flavor = "multi_thread")]

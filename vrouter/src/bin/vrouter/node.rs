@@ -11,6 +11,7 @@
 //! remote end. Here the one is told of the other.
 
 mod answers;
+mod examples;
 mod openers;
 pub(crate) mod places;
 mod queries;
@@ -36,7 +37,7 @@ use vrouter::{
     next_hop::Adjacency,
     pipeline::Pipeline,
     port::{Backend, PortRef},
-    trace::DropTrace,
+    trace::{DropExamples, DropTrace},
     underlay::{Change, Underlay, Way},
 };
 
@@ -51,6 +52,8 @@ use crate::{
 pub(crate) struct Node {
     engine: Engine<Pipeline>,
     flows: Arc<Flows>,
+    /// What each worker dropped lately.
+    examples: Vec<DropExamples>,
     underlay: Option<Underlay>,
     /// Why there is no underlay, for the operator.
     underlay_error: Option<String>,
@@ -73,12 +76,15 @@ impl Node {
         let flows = Flows::create(&table_config(settings)).context("cannot make the flow table")?;
         let flows = Arc::new(flows);
         let pin_folder = settings.pin_folder();
+        let mut examples = Vec::new();
         let engine = Engine::start(
             &engine_config(settings)?,
             Arc::clone(&flows),
             |depot| Box::new(Openers::new(depot, pin_folder)),
             |worker, snapshots| {
-                Pipeline::new(worker, snapshots, Arc::clone(&flows), DropTrace::default())
+                let (trace, of_worker) = DropTrace::live();
+                examples.push(of_worker);
+                Pipeline::new(worker, snapshots, Arc::clone(&flows), trace)
             },
         )
         .context("cannot start the engine")?;
@@ -89,6 +95,7 @@ impl Node {
         Ok(Self {
             engine,
             flows,
+            examples,
             underlay,
             underlay_error,
             remotes: BTreeSet::new(),
@@ -132,6 +139,7 @@ impl Node {
     /// Lets time pass for the engine and the underlay.
     pub(crate) fn tick(&mut self) {
         self.poll_underlay();
+        self.examples.iter_mut().for_each(DropExamples::poll);
         self.engine.tick(report);
     }
 

@@ -10,10 +10,11 @@ use std::{ops::ControlFlow, pin::Pin};
 use control_api::{
     PROTOCOL_MAJOR, PROTOCOL_MINOR,
     engine::{
-        ApplyRequest, ApplyResponse, DropStatus, FlowStatus, GetStatusRequest, HandshakeRequest,
-        HandshakeResponse, ListDropsRequest, ListFlowsRequest, ListNeighboursRequest,
-        ListPortsRequest, ListRoutesRequest, ListTunnelsRequest, ListWorkersRequest,
-        NeighbourStatus, PortStatus, RouteStatus, TunnelStatus, WorkerStatus, engine_server,
+        ApplyRequest, ApplyResponse, DropExample, DropStatus, FlowStatus, GetStatusRequest,
+        HandshakeRequest, HandshakeResponse, ListDropExamplesRequest, ListDropsRequest,
+        ListFlowsRequest, ListNeighboursRequest, ListPortsRequest, ListRoutesRequest,
+        ListTunnelsRequest, ListWorkersRequest, NeighbourStatus, PortStatus, RouteStatus,
+        TunnelStatus, WorkerStatus, engine_server,
     },
 };
 use tokio::sync::mpsc;
@@ -69,6 +70,7 @@ impl engine_server::Engine for EngineService {
     type ListFlowsStream = Rows<FlowStatus>;
     type ListDropsStream = Rows<DropStatus>;
     type ListWorkersStream = Rows<WorkerStatus>;
+    type ListDropExamplesStream = Rows<DropExample>;
 
     async fn handshake(
         &self,
@@ -165,6 +167,18 @@ impl engine_server::Engine for EngineService {
     ) -> Result<Response<Self::ListWorkersStream>, Status> {
         self.list(Node::workers).await
     }
+
+    async fn list_drop_examples(
+        &self,
+        request: Request<ListDropExamplesRequest>,
+    ) -> Result<Response<Self::ListDropExamplesStream>, Status> {
+        let query = request.into_inner();
+        let examples = self
+            .ask(move |node| node.drop_examples(&query))
+            .await?
+            .map_err(|error| refused(&error))?;
+        Ok(Response::new(Box::pin(tokio_stream::iter(examples.into_iter().map(Ok)))))
+    }
 }
 
 /// Takes the rows of a long list, until it breaks.
@@ -198,7 +212,9 @@ fn refused(error: &QueryError) -> Status {
         QueryError::AddressLength { .. } | QueryError::OutOfRange { .. } => {
             Status::invalid_argument(error.to_string())
         }
-        QueryError::NoSuchPort { .. } => Status::not_found(error.to_string()),
+        QueryError::NoSuchPort { .. } | QueryError::NoSuchReason { .. } => {
+            Status::not_found(error.to_string())
+        }
     }
 }
 

@@ -47,6 +47,7 @@ impl Node {
             routes: config.route_count() as u64,
             tunnels: u32::try_from(config.tunnels().count()).unwrap_or(u32::MAX),
             warnings,
+            notes: self.engine.notes(),
             balance: Some(Balance {
                 received: balance.received,
                 generated: balance.generated,
@@ -189,7 +190,6 @@ fn worker_status(view: &WorkerView) -> WorkerStatus {
         stalls: view.stalls,
         idle: idle.to_owned(),
         frames_cached: activity.frames_cached,
-        busy_cycles: 0,
         busy_nanoseconds: activity.busy_nanoseconds,
         sleeps: activity.sleeps,
     }

@@ -26,6 +26,8 @@ pub(crate) enum QueryError {
     OutOfRange { field: &'static str, actual: u32, maximum: u32 },
     #[error("port: there is no port {port}; `vrctl ports` lists them")]
     NoSuchPort { port: String },
+    #[error("reason: there is no drop reason {reason}; `vrctl drops --all` lists them")]
+    NoSuchReason { reason: String },
 }
 
 /// Which routes are asked for, and where they are.
