@@ -4,11 +4,13 @@
 // everything else.
 //
 //   UDP to an own address and a tunnel port ............................. engine
+//   fragments of such a packet, the first and those after it ............. engine
 //   ICMP and ICMPv6 errors that quote a packet that we sent in a tunnel .. engine
-//   everything else: ARP, ND, 802.1Q, other fragments than first ones .... kernel
+//   everything else: ARP, ND, 802.1Q, other fragments .................... kernel
 //
-// A first fragment names its ports and is steered, for the engine to count (tunnel endpoints do not reassemble, RFC 7348
-// section 4.3). Later fragments name none: as nothing remembers the first one, they pass.
+// Only a first fragment names its ports, so a map remembers those that were steered, and later ones follow. Tunnel endpoints
+// neither fragment nor reassemble (RFC 7348 section 4.3): the engine drops all of them, with one reason in one place. A later
+// fragment that overtakes its first one passes.
 //
 // No socket for the frame's queue: the kernel gets it, as if this program were not there.
 
@@ -26,8 +28,13 @@
 // IPv6 extension headers followed before a packet is left to the kernel. Tunnels of Linux have none.
 #define EXTENSION_HEADERS_MAX 4
 
+// Datagrams remembered: the least recently used gives way.
+#define FRAGMENTED_MAX 1024
+
 #define IPV4_FRAGMENT_OFFSET 0x1fff
+#define IPV4_MORE_FRAGMENTS 0x2000
 #define IPV6_FRAGMENT_OFFSET 0xfff8
+#define IPV6_MORE_FRAGMENTS 0x0001
 
 // RFC 792: destination unreachable, source quench, redirect, time exceeded, parameter problem.
 #define ICMP_ERRORS (1 << 3 | 1 << 4 | 1 << 5 | 1 << 11 | 1 << 12)
@@ -57,6 +64,37 @@ struct map_definition SECTION("maps") udp_ports = {
     .value_bytes = sizeof(__u8),
     .entries_max = UDP_PORTS_MAX,
 };
+
+// What the fragments of one UDP datagram have in common, as far as all of them tell (RFC 791 section 2.3, RFC 8200 section 4.5).
+struct datagram {
+    struct address source;
+    struct address destination;
+    __u32 identification;
+};
+
+// Datagrams whose first fragment was steered.
+struct map_definition SECTION("maps") fragmented = {
+    .type = BPF_MAP_TYPE_LRU_HASH,
+    .key_bytes = sizeof(struct datagram),
+    .value_bytes = sizeof(__u8),
+    .entries_max = FRAGMENTED_MAX,
+};
+
+// Remembers what became of a first fragment. Identifications come round: one that is not ours makes an older one forgotten.
+INLINE int note_first(const struct datagram *datagram, int is_ours)
+{
+    __u8 present = 1;
+    if (is_ours)
+        bpf_map_update_elem(&fragmented, datagram, &present, BPF_ANY);
+    else
+        bpf_map_delete_elem(&fragmented, datagram);
+    return is_ours;
+}
+
+INLINE int is_first_ours(const struct datagram *datagram)
+{
+    return bpf_map_lookup_elem(&fragmented, datagram) != 0;
+}
 
 INLINE int is_own_ipv4(__u32 address)
 {
@@ -114,11 +152,21 @@ INLINE int is_ours_ipv4(const void *header, const void *end)
     const struct iphdr *ip = header;
     if ((const void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
         return 0;
-    if (ip->frag_off & __builtin_bswap16(IPV4_FRAGMENT_OFFSET))
-        return 0;
     if (!is_own_ipv4(ip->daddr))
         return 0;
     const void *payload = header + ip->ihl * 4;
+    if (UNLIKELY(ip->frag_off & __builtin_bswap16(IPV4_FRAGMENT_OFFSET | IPV4_MORE_FRAGMENTS))) {
+        struct datagram datagram = {
+            { { 0, 0, __builtin_bswap32(0xffff), ip->saddr } },
+            { { 0, 0, __builtin_bswap32(0xffff), ip->daddr } },
+            ip->id,
+        };
+        if (ip->protocol != IPPROTO_UDP)
+            return 0;
+        if (ip->frag_off & __builtin_bswap16(IPV4_FRAGMENT_OFFSET))
+            return is_first_ours(&datagram);
+        return note_first(&datagram, is_tunnel(payload, end));
+    }
     if (LIKELY(ip->protocol == IPPROTO_UDP))
         return is_tunnel(payload, end);
     if (ip->protocol == IPPROTO_ICMP)
@@ -135,18 +183,27 @@ INLINE int is_ours_ipv6(const void *header, const void *end)
         return 0;
     __u8 next = ip->nexthdr;
     const __u8 *payload = (const void *)(ip + 1);
+    struct datagram datagram;
+    int is_fragment = 0;
+    __builtin_memcpy(&datagram.source, &ip->saddr, sizeof(datagram.source));
+    __builtin_memcpy(&datagram.destination, &ip->daddr, sizeof(datagram.destination));
+    datagram.identification = 0;
 #pragma clang loop unroll(full)
     for (int i = 0; i < EXTENSION_HEADERS_MAX; i++) {
-        if (LIKELY(next == IPPROTO_UDP))
-            return is_tunnel(payload, end);
+        if (LIKELY(next == IPPROTO_UDP)) {
+            int is_ours = is_tunnel(payload, end);
+            return UNLIKELY(is_fragment) ? note_first(&datagram, is_ours) : is_ours;
+        }
         if (next == IPPROTO_ICMPV6)
-            return quotes_ipv6(payload, end);
+            return is_fragment ? 0 : quotes_ipv6(payload, end);
         if (payload + 8 > (const __u8 *)end)
             return 0;
         if (next == IPPROTO_FRAGMENT) {
-            __u16 offset = payload[2] << 8 | payload[3];
-            if (offset & IPV6_FRAGMENT_OFFSET)
-                return 0;
+            __u16 field = payload[2] << 8 | payload[3];
+            __builtin_memcpy(&datagram.identification, payload + 4, sizeof(datagram.identification));
+            if (field & IPV6_FRAGMENT_OFFSET)
+                return is_first_ours(&datagram);
+            is_fragment = field & IPV6_MORE_FRAGMENTS;
             next = payload[0];
             payload += 8;
         } else if (next == IPPROTO_HOPOPTS || next == IPPROTO_DSTOPTS) {

@@ -7,7 +7,9 @@ use flowtable::{
     ScopeVersions, Tracking, WorkerIndexError,
 };
 
-use crate::{next_hop::NextHopIndex, port::PortRef, slow_path::Way};
+use crate::{
+    next_hop::NextHopIndex, parse::outer_fragments::OuterFragments, port::PortRef, slow_path::Way,
+};
 
 /// IPv4 and IPv6 connections each that a replay can hold; more are evicted as in the engine.
 const REPLAY_CONNECTIONS_MAX: u32 = 1 << 16;
@@ -75,11 +77,13 @@ impl FlowAction {
     }
 }
 
-/// What all workers share: the table, and when the scopes that flows depend on were touched last.
+/// What all workers share: the table, when the scopes that flows depend on were touched last, and
+/// fragments that never become flows.
 #[derive(Debug)]
 pub struct Flows {
     table: FlowTable<FlowAction>,
     scopes: ScopeVersions,
+    outer_fragments: OuterFragments,
 }
 
 impl Flows {
@@ -89,7 +93,11 @@ impl Flows {
     ///
     /// As [`FlowTable::create`].
     pub fn create(config: &Config) -> Result<Self, CreateTableError> {
-        Ok(Self { table: FlowTable::create(config)?, scopes: ScopeVersions::new(0) })
+        Ok(Self {
+            table: FlowTable::create(config)?,
+            scopes: ScopeVersions::new(0),
+            outer_fragments: OuterFragments::default(),
+        })
     }
 
     /// The table, for the operator's view and its counters.
@@ -102,6 +110,11 @@ impl Flows {
     #[must_use]
     pub fn scopes(&self) -> &ScopeVersions {
         &self.scopes
+    }
+
+    /// Fragmented datagrams to our tunnels.
+    pub(crate) fn outer_fragments(&self) -> &OuterFragments {
+        &self.outer_fragments
     }
 
     pub(crate) fn hash(&self, key: &FlowKey) -> FlowHash {

@@ -6,6 +6,7 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 pub(crate) mod outer;
+pub(crate) mod outer_fragments;
 mod stage;
 
 pub(crate) use self::stage::LastTunnel;

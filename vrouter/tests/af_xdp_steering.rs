@@ -73,19 +73,20 @@ fn icmp6(kind: Icmpv6Type, quoted: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// An IPv4 fragment of a UDP packet to a tunnel port.
-fn fragment4(offset: u16, more: bool) -> Vec<u8> {
-    let mut frame = udp(v4(PEER_V4, OUR_V4), 4789);
+/// An IPv4 fragment of a UDP packet to `udp_port`, or of one whose first fragment says so.
+fn fragment4(udp_port: u16, identification: u16, offset: u16, more: bool) -> Vec<u8> {
+    let mut frame = udp(v4(PEER_V4, OUR_V4), udp_port);
     let field = offset | if more { 0x2000 } else { 0 };
+    frame[18..20].copy_from_slice(&identification.to_be_bytes());
     frame[20..22].copy_from_slice(&field.to_be_bytes());
     frame
 }
 
-/// An IPv6 fragment of a UDP packet to a tunnel port.
-fn fragment6(offset: u16) -> Vec<u8> {
-    let whole = udp(v6(PEER_V6, OUR_V6), 4789);
-    let header =
-        Ipv6FragmentHeader::new(IpNumber::UDP, IpFragOffset::try_new(offset).unwrap(), true, 7);
+/// As [`fragment4`], over IPv6.
+fn fragment6(udp_port: u16, identification: u32, offset: u16, more: bool) -> Vec<u8> {
+    let whole = udp(v6(PEER_V6, OUR_V6), udp_port);
+    let offset = IpFragOffset::try_new(offset).unwrap();
+    let header = Ipv6FragmentHeader::new(IpNumber::UDP, offset, more, identification);
     with_extension(&whole, IpNumber::IPV6_FRAGMENTATION_HEADER, &header.to_bytes())
 }
 
@@ -128,11 +129,20 @@ fn cases() -> Vec<(&'static str, Vec<u8>, bool)> {
         ("IPv4 to another address", udp(v4(PEER_V4, [192, 0, 2, 77]), 4789), false),
         ("IPv6 to another address", udp(v6(PEER_V6, PEER_V6), 4789), false),
         ("802.1Q", tagged, false),
-        ("an IPv4 fragment, the first", fragment4(0, true), true),
-        ("an IPv4 fragment, another", fragment4(100, true), false),
-        ("an IPv4 fragment, the last", fragment4(100, false), false),
-        ("an IPv6 fragment, the first", fragment6(0), true),
-        ("an IPv6 fragment, another", fragment6(100), false),
+        ("an IPv4 fragment without its first", fragment4(4789, 6, 100, true), false),
+        ("an IPv4 fragment, the first", fragment4(4789, 7, 0, true), true),
+        ("an IPv4 fragment, another", fragment4(53, 7, 100, true), true),
+        ("an IPv4 fragment, the last", fragment4(53, 7, 200, false), true),
+        ("an IPv4 fragment of another datagram", fragment4(4789, 8, 100, false), false),
+        ("a first fragment to another port, IPv4", fragment4(53, 7, 0, true), false),
+        ("an IPv4 fragment that follows it", fragment4(4789, 7, 100, false), false),
+        ("an IPv6 fragment without its first", fragment6(4789, 6, 100, true), false),
+        ("an IPv6 fragment, the first", fragment6(4789, 7, 0, true), true),
+        ("an IPv6 fragment, another", fragment6(53, 7, 100, true), true),
+        ("an IPv6 fragment, the last", fragment6(53, 7, 200, false), true),
+        ("an IPv6 fragment of another datagram", fragment6(4789, 8, 100, false), false),
+        ("a first fragment to another port, IPv6", fragment6(53, 7, 0, true), false),
+        ("an IPv6 fragment that follows it", fragment6(4789, 7, 100, false), false),
         ("too big about our tunnel, IPv4", icmp4(too_big4(), &sent4), true),
         ("time exceeded about our tunnel, IPv4", icmp4(expired4(), &sent4), true),
         ("too big about our tunnel, IPv6", icmp6(too_big6(), &sent6), true),

@@ -16,7 +16,10 @@ use encap::{
     vxlan::{Decap, DecapError, DecapSettings, Outer, OuterError, Vni, VxlanView},
 };
 
-use super::{IP_OFFSET, Refusal};
+use super::{
+    IP_OFFSET, Refusal,
+    outer_fragments::{Datagram, OuterFragments},
+};
 use crate::{drops::DropReason, snapshot::NodeTable, trace::Detail};
 
 /// What a frame from the fabric is.
@@ -51,13 +54,13 @@ pub(crate) struct OuterTooBig {
 /// over so many bytes of the segments after it. An error is a packet to a tunnel of ours that must
 /// be dropped.
 ///
-/// Tunnel endpoints do not fragment (RFC 7348 section 4.3), so a first fragment of a packet to a
-/// tunnel is dropped. Later fragments name no port: they are the node's, which cannot make anything
-/// of them either.
+/// Tunnel endpoints neither fragment nor reassemble (RFC 7348 section 4.3), so all fragments of a
+/// packet to a tunnel are dropped. Later ones name no port: `fragmented` remembers the first ones.
 pub(crate) fn classify(
     frame: &[u8],
     packet_bytes: usize,
     node: &NodeTable,
+    fragmented: &OuterFragments,
     rest_sum: impl FnOnce(usize) -> Sum,
 ) -> Result<FromFabric, Refusal> {
     let Ok((ethernet, packet)) = EthernetView::parse(frame) else {
@@ -75,11 +78,9 @@ pub(crate) fn classify(
             Ok(FromFabric::Encapsulated { decap, remote: outer.source(), inner_offset })
         }
         Ok(_) => Ok(FromFabric::Node),
-        Err(OuterError::Fragmented { .. }) => match first_fragment(packet) {
-            Some((destination, udp_port, detail)) if is_ours(destination, udp_port) => {
-                Err(Refusal::new(DropReason::VxlanOuterFragment, detail))
-            }
-            _ => Ok(FromFabric::Node),
+        Err(OuterError::Fragmented { .. }) => match tunnel_fragment(packet, fragmented, is_ours) {
+            Some(detail) => Err(Refusal::new(DropReason::VxlanOuterFragment, detail)),
+            None => Ok(FromFabric::Node),
         },
         Err(OuterError::NotUdp { .. }) => {
             Ok(too_big(packet, node).map_or(FromFabric::Node, FromFabric::TooBig))
@@ -114,22 +115,35 @@ fn udp_destination(packet: &[u8]) -> Option<(IpAddr, u16)> {
     Some((ip.destination(), u16::from_be_bytes(*port)))
 }
 
-/// Destination address and port of the UDP packet whose first fragment this is.
-fn first_fragment(packet: &[u8]) -> Option<(IpAddr, u16, Detail)> {
+/// The fragment, if it is one of a packet to a tunnel of ours.
+#[cold]
+fn tunnel_fragment(
+    packet: &[u8],
+    fragmented: &OuterFragments,
+    is_ours: impl Fn(IpAddr, u16) -> bool,
+) -> Option<Detail> {
     let (ip, payload) = IpView::parse_header(packet).ok()?;
     let upper = ip.upper_layer(payload).ok()?;
-    let part = upper.fragment.filter(encap::ip::Fragment::is_first)?;
-    if upper.protocol != IpProtocol::UDP {
-        return None;
-    }
-    let (udp, _) = UdpView::parse_header(upper.bytes).ok()?;
-    let detail = Detail::Fragment {
-        source: ip.source(),
-        destination: ip.destination(),
+    let part = upper.fragment?;
+    let (source, destination) = (ip.source(), ip.destination());
+    let datagram = Datagram { source, destination, identification: part.identification };
+    let is_tunnel = if part.is_first() {
+        let udp_port = (upper.protocol == IpProtocol::UDP)
+            .then(|| UdpView::parse_header(upper.bytes).ok())
+            .flatten()
+            .map(|(udp, _)| udp.destination_port());
+        let is_tunnel = udp_port.is_some_and(|udp_port| is_ours(destination, udp_port));
+        fragmented.note_first(&datagram, is_tunnel);
+        is_tunnel
+    } else {
+        fragmented.contains(&datagram)
+    };
+    is_tunnel.then_some(Detail::Fragment {
+        source,
+        destination,
         identification: part.identification,
         offset_bytes: part.offset_bytes,
-    };
-    Some((ip.destination(), udp.destination_port(), detail))
+    })
 }
 
 /// Reads an ICMP "too big" about a packet that we encapsulated. `None` for anything else.

@@ -43,10 +43,10 @@ impl Pass<'_> {
         let region = self.pool.region();
         let frame = packet.data(region);
         let linear = frame.len();
-        let verdict =
-            outer::classify(frame, packet.total_bytes() as usize, &self.snapshot.node, |bytes| {
-                chain::sum(&packet, region, linear, bytes)
-            });
+        let (bytes, node) = (packet.total_bytes() as usize, &self.snapshot.node);
+        let verdict = outer::classify(frame, bytes, node, self.flows.outer_fragments(), |bytes| {
+            chain::sum(&packet, region, linear, bytes)
+        });
         let (decap, remote, inner_offset) = match verdict {
             Ok(FromFabric::Encapsulated { decap, remote, inner_offset }) => {
                 (decap, remote, inner_offset)

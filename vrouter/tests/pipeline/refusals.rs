@@ -218,3 +218,45 @@ fn a_packet_from_the_fabric_cannot_come_from_a_pod_of_this_node() {
     fix_ipv4_checksum(inner);
     assert_all_dropped(&run_at_b([frame]), DropReason::RpfSpoofedSource);
 }
+
+/// A fragment of the datagram `identification`; later ones have no UDP header.
+fn fragment(frame: &[u8], identification: u16, offset: u16, more: bool) -> Vec<u8> {
+    let mut fragment = frame.to_vec();
+    let field = offset | if more { 0x2000 } else { 0 };
+    fragment[18..20].copy_from_slice(&identification.to_be_bytes());
+    fragment[20..22].copy_from_slice(&field.to_be_bytes());
+    if offset > 0 {
+        fragment[34..42].fill(0xaa);
+    }
+    fix_ipv4_checksum(&mut fragment);
+    fragment
+}
+
+#[test]
+fn all_fragments_of_an_encapsulated_packet_are_dropped_with_one_reason() {
+    let frame = encapsulated();
+    let output = run_at_b([
+        fragment(&frame, 7, 0, true),
+        fragment(&frame, 7, 100, true),
+        fragment(&frame, 7, 200, false),
+    ]);
+    assert!(output.sent.is_empty(), "{:?}", output.sent.keys());
+    assert_eq!(reasons(&output), [DropReason::VxlanOuterFragment; 3]);
+}
+
+#[test]
+fn fragments_of_other_packets_from_the_fabric_are_the_nodes() {
+    let frame = encapsulated();
+    let mut other = frame.clone();
+    other[36..38].copy_from_slice(&53_u16.to_be_bytes());
+    let nodes = [
+        fragment(&frame, 9, 100, false),
+        fragment(&other, 7, 0, true),
+        fragment(&other, 7, 100, false),
+    ];
+    let tunnels = fragment(&frame, 7, 0, true);
+    let frames = std::iter::once(tunnels).chain(nodes.clone());
+    let output = run_at_b(frames);
+    assert_eq!(sent(&output, "host"), nodes);
+    assert_eq!(reasons(&output), [DropReason::VxlanOuterFragment]);
+}

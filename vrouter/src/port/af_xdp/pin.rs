@@ -116,6 +116,8 @@ fn maps_of(program: &ProgramInfo) -> Option<ProgramMaps> {
             (MapType::XskMap, _) => sockets = Map::XskMap(map).try_into().ok(),
             (MapType::Hash, 16) => addresses = Map::HashMap(map).try_into().ok(),
             (MapType::Hash, 2) => udp_ports = Map::HashMap(map).try_into().ok(),
+            // What the program remembers of fragments is its own affair.
+            (MapType::LruHash, _) => {}
             _ => return None,
         }
     }
