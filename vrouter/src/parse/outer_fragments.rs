@@ -55,7 +55,6 @@ impl OuterFragments {
         place.is_some_and(|place| place.load(Relaxed) == hash)
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "the hash's low bits are as good as any")]
     fn place(&self, datagram: &Datagram) -> (u64, Option<&AtomicU64>) {
         // Always the same keys: a replay gives the same output twice.
         let mut hasher = DefaultHasher::new();

@@ -127,10 +127,34 @@ impl EngineNode {
 
     /// Puts everything in force: the pods there are, and the tunnel to the other node.
     pub(crate) fn configure(&mut self, tunnel: Tunnel) {
-        self.generation += 1;
-        let mut batch = Batch::new(self.generation, true);
         let upserts = self.objects(tunnel);
-        batch.push(api::ObjectBatch { upserts, deletes: vec![] }).unwrap();
+        self.apply(api::ObjectBatch { upserts, deletes: vec![] }, true);
+    }
+
+    /// Puts a guest port in force that is no pod's here.
+    pub(crate) fn add_guests(&mut self, guests: impl Iterator<Item = (u8, String)>) {
+        let upserts = guests.map(|(number, interface)| {
+            let addresses = self.node.pod_addresses(number).map(bytes).to_vec();
+            let mac = self.node.pod_mac(number);
+            let backend = api::AfXdpBackend { interface, ..api::AfXdpBackend::default() };
+            let role = api::port::Role::Guest;
+            api::Object { kind: Some(port(&guest_name(number), role, mac, addresses, backend)) }
+        });
+        let upserts = upserts.collect();
+        self.apply(api::ObjectBatch { upserts, deletes: vec![] }, false);
+    }
+
+    /// Takes guest ports away.
+    pub(crate) fn remove_guests(&mut self, numbers: impl Iterator<Item = u8>) {
+        let key = |number| api::object_key::Kind::Port(guest_name(number));
+        let deletes = numbers.map(|number| api::ObjectKey { kind: Some(key(number)) }).collect();
+        self.apply(api::ObjectBatch { upserts: vec![], deletes }, false);
+    }
+
+    fn apply(&mut self, objects: api::ObjectBatch, is_all: bool) {
+        self.generation += 1;
+        let mut batch = Batch::new(self.generation, is_all);
+        batch.push(objects).unwrap();
         let applied = self.ask(move |engine| engine.apply(batch));
         assert_eq!(applied.unwrap().port_errors, []);
     }
@@ -206,7 +230,7 @@ impl EngineNode {
         };
         let pods = (10..).zip(&self.pods).map(|(number, pod)| {
             let addresses = pod.addresses.map(bytes).to_vec();
-            let name = format!("default/pod{number}");
+            let name = guest_name(number);
             let mac = node.pod_mac(number);
             port(&name, api::port::Role::Guest, mac, addresses, backend(&host_end(number)))
         });
@@ -270,6 +294,10 @@ impl Drop for EngineNode {
             eprintln!("{}", self.story());
         }
     }
+}
+
+fn guest_name(number: u8) -> String {
+    format!("default/pod{number}")
 }
 
 fn host_end(number: u8) -> String {

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod changes;
+mod churn;
 mod engine_node;
 mod lab;
 mod linux_node;

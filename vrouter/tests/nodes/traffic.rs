@@ -11,7 +11,7 @@ use std::{
 use crate::namespace::Namespace;
 
 /// How long a test waits for what must happen: the machine may stall for seconds.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 /// Bytes of one TCP transfer each way.
 const TRANSFER_BYTES: usize = 4 << 20;
 
