@@ -1,0 +1,28 @@
+# shellcheck shell=bash
+# Real clients between two namespaces of a cluster: each says in its last line how it went. Sourced; needs cluster.sh, and runs
+# in the repository's root.
+
+# All at once and with a long interval: once ping has had an answer, it waits for the last for one interval or two round trips only.
+try_ping() { # FROM ADDRESS
+    in_netns "$1" ping -n -c 3 -l 3 -i 5 "$2" | sed -nE 's/^rtt.* = [^/]*\/([^/]*)\/.*/\1 ms/p; / 0% packet loss/{s/.*/no loss/;p}' | sort -r | paste -sd' ' | grep 'no loss'
+}
+try_tcp() { # FROM TO-NAMESPACE ADDRESS
+    local server
+    (enter_netns "$2" iperf3 -s -1 -B "$3") >"$state/iperf3.log" 2>&1 & server=$!
+    wait_for 20 "iperf3 to listen" listens "$2" 5201 || { kill $server; return 1; }
+    in_netns "$1" iperf3 -c "$3" -t 1 -J --connect-timeout 5000 >"$state/iperf3.json" || { kill $server 2>/dev/null; wait $server; jq -r .error "$state/iperf3.json"; return 1; }
+    wait $server
+    jq -re '.end.sum_received.bits_per_second / 1e6 | if . > 1 then "\(floor) Mbit/s" else error("no throughput") end' "$state/iperf3.json"
+}
+listens() { in_netns "$1" ss -Hltn "sport = :$2" | grep -q .; }
+try_http() { # FROM TO-NAMESPACE ADDRESS SOURCE: the page arrives, and the server saw the source address
+    local url=http://$3:8080/; case $3 in *:*) url="http://[$3]:8080/" ;; esac
+    local server log=$state/http-$2.log
+    : >"$log"
+    (enter_netns "$2" python3 -u scripts/lib/http-server.py "$3" 8080) >>"$log" 2>&1 & server=$!
+    wait_for 20 "the HTTP server" listens "$2" 8080 || { kill $server; return 1; }
+    local got; got=$(in_netns "$1" curl -s --max-time 10 "$url" || true)
+    kill $server; wait $server 2>/dev/null || true
+    [ "$got" = "$4" ] || { echo "the server saw '${got}', not $4"; return 1; }
+    echo "from $4"
+}
