@@ -12,7 +12,7 @@ use crate::{
     namespace::Namespace,
     scenarios::{ONE, TWO, underlay_of},
     skip_unless_namespaces,
-    traffic::assert_pings,
+    traffic::{assert_pings, uninterrupted},
 };
 
 /// Flows of one direction and family: that one of four queues gets none of 64 is as likely as
@@ -33,7 +33,7 @@ fn assert_flows_lose_nothing(from: &Namespace, to: &Namespace, target: IpAddr) {
     thread::scope(|scope| {
         scope.spawn(|| {
             for _ in 0..FLOWS * usize::from(ROUNDS) {
-                let (_, sender) = echo.recv_from(&mut [0; 4]).unwrap();
+                let (_, sender) = uninterrupted(|| echo.recv_from(&mut [0; 4])).unwrap();
                 echo.send_to(&[0; 4], sender).unwrap();
             }
         });
@@ -46,7 +46,7 @@ fn assert_flows_lose_nothing(from: &Namespace, to: &Namespace, target: IpAddr) {
                 assert_eq!(flow.send(&[round; 4]).unwrap(), 4);
             }
             for flow in &flows {
-                assert_eq!(flow.recv(&mut [0; 8]).unwrap(), 4);
+                assert_eq!(uninterrupted(|| flow.recv(&mut [0; 8])).unwrap(), 4);
             }
         }
     });

@@ -2,7 +2,7 @@
 //! byte.
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{IpAddr, Shutdown, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
@@ -53,12 +53,23 @@ pub(crate) fn assert_tcp(
     });
 }
 
+/// A call with a time limit ends early when a signal comes, or when the machine was stopped
+/// meanwhile.
+pub(crate) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 fn echo(mut stream: TcpStream) {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     let mut buffer = vec![0; 64 << 10];
     loop {
-        match stream.read(&mut buffer).unwrap() {
+        match uninterrupted(|| stream.read(&mut buffer)).unwrap() {
             0 => break,
             count => stream.write_all(&buffer[..count]).unwrap(),
         }
