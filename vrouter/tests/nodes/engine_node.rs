@@ -209,6 +209,15 @@ impl EngineNode {
         })
     }
 
+    /// Waits until what the kernel has told until now is published.
+    pub(crate) fn wait_for_publication(&self) {
+        // A poll lies between two questions.
+        self.ask(|_| {});
+        while self.ask(|engine| engine.config().is_changed()) {
+            thread::sleep(TICK);
+        }
+    }
+
     /// What happened to packets, for the message of a failure.
     pub(crate) fn story(&self) -> String {
         self.ask(|engine| {
