@@ -2,6 +2,7 @@
 
 use crate::checksum::{Delta, Sum};
 use crate::field::{bytes_at, put_u16, u16_at};
+use crate::icmp_header::{shared_accessors, verify_checksum};
 use crate::{Layer, ParseError};
 
 /// An ICMP message type.
@@ -63,8 +64,7 @@ pub const CODE_FRAGMENTATION_NEEDED: u8 = 4;
 pub struct IcmpView<'a>(&'a [u8; IcmpView::LEN]);
 
 impl<'a> IcmpView<'a> {
-    /// Header length in bytes.
-    pub const LEN: usize = 8;
+    shared_accessors!(IcmpType);
 
     /// Splits `message` into its header and what follows: data, or the packet that an error quotes.
     ///
@@ -78,42 +78,6 @@ impl<'a> IcmpView<'a> {
             Some((header, body)) => Ok((Self(header), body)),
             None => Err(truncated(message.len())),
         }
-    }
-
-    /// Type.
-    #[must_use]
-    pub fn kind(&self) -> IcmpType {
-        IcmpType(self.0[0])
-    }
-
-    /// Code: which case of its type the message is about.
-    #[must_use]
-    pub fn code(&self) -> u8 {
-        self.0[1]
-    }
-
-    /// Checksum as it stands in the message.
-    #[must_use]
-    pub fn checksum(&self) -> u16 {
-        u16_at::<2, _>(self.0)
-    }
-
-    /// The four bytes whose meaning depends on the type.
-    #[must_use]
-    pub fn rest_of_header(&self) -> [u8; 4] {
-        *bytes_at::<4, 4, _>(self.0)
-    }
-
-    /// Identifier of a query or its answer; `None` for other types.
-    #[must_use]
-    pub fn echo_id(&self) -> Option<u16> {
-        self.kind().is_query().then(|| u16_at::<4, _>(self.0))
-    }
-
-    /// Sequence number of a query or its answer; `None` for other types.
-    #[must_use]
-    pub fn echo_sequence(&self) -> Option<u16> {
-        self.kind().is_query().then(|| u16_at::<6, _>(self.0))
     }
 
     /// Next-hop MTU in bytes of a "fragmentation needed" (RFC 1191 section 4); `None` for other
@@ -131,13 +95,7 @@ impl<'a> IcmpView<'a> {
     ///
     /// Fails with both values if it is wrong.
     pub fn verify_checksum(&self, body: Sum) -> Result<(), ParseError> {
-        let sum = Sum::of(self.0).add(body);
-        if sum.is_intact() {
-            return Ok(());
-        }
-        let found = self.checksum();
-        let computed = sum.remove(Sum::of_u16(found)).checksum();
-        Err(ParseError::ChecksumMismatch { layer: Layer::Icmp, found, computed })
+        verify_checksum(*self.0, body, Layer::Icmp)
     }
 }
 

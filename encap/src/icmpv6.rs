@@ -4,6 +4,7 @@ pub mod ndp;
 
 use crate::checksum::{Delta, Sum};
 use crate::field::{bytes_at, put_u16, u16_at, u32_at};
+use crate::icmp_header::{shared_accessors, verify_checksum};
 use crate::{Layer, ParseError};
 
 /// An ICMPv6 message type.
@@ -80,8 +81,7 @@ impl Icmpv6Type {
 pub struct Icmpv6View<'a>(&'a [u8; Icmpv6View::LEN]);
 
 impl<'a> Icmpv6View<'a> {
-    /// Header length in bytes.
-    pub const LEN: usize = 8;
+    shared_accessors!(Icmpv6Type);
 
     /// Splits `message` into its header and what follows: data, a neighbour discovery body, or the
     /// packet that an error quotes.
@@ -98,42 +98,6 @@ impl<'a> Icmpv6View<'a> {
         }
     }
 
-    /// Type.
-    #[must_use]
-    pub fn kind(&self) -> Icmpv6Type {
-        Icmpv6Type(self.0[0])
-    }
-
-    /// Code: which case of its type the message is about.
-    #[must_use]
-    pub fn code(&self) -> u8 {
-        self.0[1]
-    }
-
-    /// Checksum as it stands in the message.
-    #[must_use]
-    pub fn checksum(&self) -> u16 {
-        u16_at::<2, _>(self.0)
-    }
-
-    /// The four bytes whose meaning depends on the type.
-    #[must_use]
-    pub fn rest_of_header(&self) -> [u8; 4] {
-        *bytes_at::<4, 4, _>(self.0)
-    }
-
-    /// Identifier of an echo message; `None` for other types.
-    #[must_use]
-    pub fn echo_id(&self) -> Option<u16> {
-        self.kind().is_query().then(|| u16_at::<4, _>(self.0))
-    }
-
-    /// Sequence number of an echo message; `None` for other types.
-    #[must_use]
-    pub fn echo_sequence(&self) -> Option<u16> {
-        self.kind().is_query().then(|| u16_at::<6, _>(self.0))
-    }
-
     /// MTU in bytes of the link that a packet was too big for; `None` for other types.
     #[must_use]
     pub fn next_hop_mtu(&self) -> Option<u32> {
@@ -146,13 +110,7 @@ impl<'a> Icmpv6View<'a> {
     ///
     /// Fails with both values if it is wrong.
     pub fn verify_checksum(&self, pseudo_header: Sum, body: Sum) -> Result<(), ParseError> {
-        let sum = pseudo_header.add(Sum::of(self.0)).add(body);
-        if sum.is_intact() {
-            return Ok(());
-        }
-        let found = self.checksum();
-        let computed = sum.remove(Sum::of_u16(found)).checksum();
-        Err(ParseError::ChecksumMismatch { layer: Layer::Icmpv6, found, computed })
+        verify_checksum(*self.0, pseudo_header.add(body), Layer::Icmpv6)
     }
 }
 

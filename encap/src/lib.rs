@@ -23,6 +23,7 @@ pub mod ethernet;
 mod field;
 pub mod icmp;
 pub mod icmp_error;
+mod icmp_header;
 pub mod icmpv6;
 pub mod ip;
 pub mod ipv4;
