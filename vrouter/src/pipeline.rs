@@ -24,7 +24,7 @@ use crate::{
     clock::Now,
     drops::DropReason,
     flows::{FlowAction, Flows},
-    memory::FramePool,
+    memory::{FramePool, Region},
     outbox::Outbox,
     packet::Packet,
     parse::{Headers, LastTunnel, Refusal},
@@ -147,6 +147,12 @@ impl Process for Pipeline {
         // No reference into the flow table outlives the burst: what others remove can be reused,
         // even if we sleep now.
         self.flow_worker.park();
+    }
+
+    fn note_drop(&mut self, packet: &Packet, reason: DropReason, now: Now, region: &Region) {
+        let (ingress, frame) = (packet.ingress, packet.head_index());
+        let record = DropRecord { now, ingress, frame, reason, detail: Detail::None };
+        self.own.trace.note(record, packet, region);
     }
 
     /// Ends flows whose time is up, so many a call.

@@ -26,10 +26,12 @@ use self::{
 use crate::{
     burst::{BURST_PACKETS_MAX, Burst},
     clock::{Clock, Now},
+    drops::DropReason,
     handoff::HandoffRings,
     idle::{Bed, EMPTY_POLLS_BEFORE_SLEEP, IdleMode, Wake},
-    memory::FramePool,
+    memory::{FramePool, Region},
     outbox::Outbox,
+    packet::Packet,
     port::{PortQueue, PortRef},
     stats::WorkerStats,
 };
@@ -57,6 +59,10 @@ pub trait Process: Send + 'static {
         outbox: &mut Outbox,
         stats: &WorkerStats,
     );
+
+    /// Takes note of a packet that is dropped on its way out, behind the pipeline; what is counted
+    /// is counted already.
+    fn note_drop(&mut self, _packet: &Packet, _reason: DropReason, _now: Now, _region: &Region) {}
 
     /// Does rare work, such as expiry; bounded.
     fn housekeep(&mut self, now: Now);
@@ -148,7 +154,7 @@ impl<P: Process> Worker<P> {
         let now = self.clock.now();
         self.begin_poll(now);
         self.obey_commands();
-        let mut moved = self.receive_handoffs();
+        let mut moved = self.receive_handoffs(now);
         moved |= self.serve_queues(now);
         self.flush();
         if self.polls.is_multiple_of(POLLS_PER_HOUSEKEEPING) {
@@ -168,12 +174,15 @@ impl<P: Process> Worker<P> {
     }
 
     /// Packets that other workers received and that leave through our queues.
-    fn receive_handoffs(&mut self) -> bool {
-        let Self { egress, outbox, pool, .. } = self;
+    fn receive_handoffs(&mut self, now: Now) -> bool {
+        let Self { egress, outbox, pool, pipeline, .. } = self;
+        let mut note = |packet: &Packet, reason, region: &Region| {
+            pipeline.note_drop(packet, reason, now, region);
+        };
         let mut moved = false;
         for ring in 0..egress.handoffs.incoming_count() {
             moved |= egress.accept_handoffs(ring, BURST_PACKETS_MAX, outbox, pool);
-            outbox.drain(|port, burst| egress.deliver(port, burst, pool));
+            outbox.drain(|port, burst| egress.deliver(port, burst, pool, &mut note));
         }
         moved
     }
@@ -216,7 +225,10 @@ impl<P: Process> Worker<P> {
         count_received(port, burst, stats);
         pipeline.process(port, burst, now, pool, outbox, stats);
         debug_assert!(burst.is_empty(), "the pipeline answers for every packet");
-        outbox.drain(|port, burst| egress.send(port, burst, pool));
+        let mut note = |packet: &Packet, reason, region: &Region| {
+            pipeline.note_drop(packet, reason, now, region);
+        };
+        outbox.drain(|port, burst| egress.send(port, burst, pool, &mut note));
         received
     }
 

@@ -6,8 +6,7 @@
 //!
 //! Counters tell how many packets died of what; examples tell which. A flood of one reason neither
 //! costs more than a look at its rate nor hides the other reasons: each has a rate of its own. The
-//! ring has one producer and one consumer, so neither waits; what finds it full is left out. What
-//! dies after the pipeline, on a full transmit or hand-off ring, is only counted.
+//! ring has one producer and one consumer, so neither waits; what finds it full is left out.
 
 use std::{collections::VecDeque, net::IpAddr};
 

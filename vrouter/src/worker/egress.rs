@@ -7,7 +7,7 @@ use crate::{
     burst::Burst,
     drops::DropReason,
     handoff::{Handoff, HandoffRings},
-    memory::FramePool,
+    memory::{FramePool, Region},
     outbox::Outbox,
     packet::Packet,
     port::{PORTS_MAX, PortQueue, PortRef},
@@ -25,6 +25,11 @@ enum Way {
     /// Through a queue of that worker.
     Via(u16),
 }
+
+/// Takes note of a packet that is dropped, and why; its bytes are in the region.
+pub(super) trait NoteDrop: FnMut(&Packet, DropReason, &Region) {}
+
+impl<F: FnMut(&Packet, DropReason, &Region)> NoteDrop for F {}
 
 /// A worker's queues, and which way leads to the queues of all ports.
 pub(super) struct Egress {
@@ -73,16 +78,22 @@ impl Egress {
 
     /// Sends what the pipeline wants to leave through the port in slot `index`; leaves the burst
     /// empty.
-    pub(super) fn send(&mut self, index: u16, burst: &mut Burst, pool: &mut FramePool) {
+    pub(super) fn send(
+        &mut self,
+        index: u16,
+        burst: &mut Burst,
+        pool: &mut FramePool,
+        note: &mut impl NoteDrop,
+    ) {
         let reason = match self.way(index) {
-            Some((_, Way::Own(slot))) => return self.transmit(slot, burst, pool),
+            Some((_, Way::Own(slot))) => return self.transmit(slot, burst, pool, note),
             Some((port, Way::Via(worker))) => {
                 self.handoffs.push_burst(worker, port, burst);
                 DropReason::HandoffRingFull
             }
             _ => DropReason::PortDown,
         };
-        drop_rest(burst, pool, &self.stats, |_| reason);
+        drop_rest(burst, pool, &self.stats, note, |_| reason);
     }
 
     /// Moves packets that wait in an incoming ring to `outbox`; whether there were any.
@@ -109,21 +120,33 @@ impl Egress {
 
     /// Sends what another worker handed over; leaves the burst empty. It never goes on to a third
     /// worker.
-    pub(super) fn deliver(&mut self, index: u16, burst: &mut Burst, pool: &mut FramePool) {
+    pub(super) fn deliver(
+        &mut self,
+        index: u16,
+        burst: &mut Burst,
+        pool: &mut FramePool,
+        note: &mut impl NoteDrop,
+    ) {
         if let Some((_, Way::Own(slot))) = self.way(index) {
-            return self.transmit(slot, burst, pool);
+            return self.transmit(slot, burst, pool, note);
         }
-        drop_rest(burst, pool, &self.stats, |_| DropReason::PortDown);
+        drop_rest(burst, pool, &self.stats, note, |_| DropReason::PortDown);
     }
 
     /// Puts packets on a transmit ring; the queue counts what is sent of them. Leaves the
     /// burst empty.
-    fn transmit(&mut self, slot: QueueSlot, burst: &mut Burst, pool: &mut FramePool) {
+    fn transmit(
+        &mut self,
+        slot: QueueSlot,
+        burst: &mut Burst,
+        pool: &mut FramePool,
+        note: &mut impl NoteDrop,
+    ) {
         let Some(owned) = self.queues.touch(slot) else {
-            return drop_rest(burst, pool, &self.stats, |_| DropReason::TxQueueGone);
+            return drop_rest(burst, pool, &self.stats, note, |_| DropReason::TxQueueGone);
         };
         owned.queue.tx_burst(pool, burst, &self.stats);
-        drop_rest(burst, pool, &self.stats, |packet| {
+        drop_rest(burst, pool, &self.stats, note, |packet| {
             if owned.queue.can_send(packet) {
                 DropReason::TxRingFull
             } else {
@@ -157,10 +180,13 @@ fn drop_rest(
     burst: &mut Burst,
     pool: &mut FramePool,
     stats: &WorkerStats,
+    note: &mut impl NoteDrop,
     reason: impl Fn(&Packet) -> DropReason,
 ) {
     for packet in burst.drain(..) {
-        stats.dropped(packet.ingress, reason(&packet), 1);
+        let reason = reason(&packet);
+        stats.dropped(packet.ingress, reason, 1);
+        note(&packet, reason, pool.region());
         pool.free_packet(packet);
     }
 }
@@ -176,7 +202,7 @@ mod tests {
     use super::*;
     use crate::{
         idle::Doorbell,
-        memory::{Depot, Region, RegionConfig},
+        memory::{Depot, RegionConfig},
         port::PeerGone,
         stats::EngineStats,
     };
@@ -217,10 +243,12 @@ mod tests {
         let (port, ingress) =
             (PortRef { index: 1, generation: 0 }, PortRef { index: 2, generation: 0 });
         let slot = egress.attach(port, Box::new(Nowhere)).ok().unwrap();
+        let mut noted = Vec::new();
         let mut send = |egress: &mut Egress| {
             let mut burst = Burst::new();
             burst.push(pool.copy_in(&[0; 60], ingress).unwrap());
-            egress.send(port.index, &mut burst, &mut pool);
+            let mut note = |_: &Packet, reason, _: &Region| noted.push(reason);
+            egress.send(port.index, &mut burst, &mut pool, &mut note);
             assert!(burst.is_empty());
         };
         send(&mut egress);
@@ -230,7 +258,9 @@ mod tests {
         egress.close(port);
         send(&mut egress);
         let totals = EngineStats::new([stats]).port(ingress);
-        for reason in [DropReason::TxRingFull, DropReason::TxQueueGone, DropReason::PortDown] {
+        let reasons = [DropReason::TxRingFull, DropReason::TxQueueGone, DropReason::PortDown];
+        assert_eq!(noted, reasons);
+        for reason in reasons {
             assert_eq!(totals.dropped_for(reason), 1, "{reason:?}");
         }
     }

@@ -7,6 +7,7 @@
 
 mod changes;
 mod churn;
+mod daemon_drops;
 mod engine_node;
 mod lab;
 mod linux_node;
