@@ -155,13 +155,12 @@ async fn a_record_that_cannot_be_read_goes_with_del_with_gc_or_with_its_containe
             assert_eq!(node.host_interfaces().len(), 1, "{way}: nobody has asked for its end yet");
             node.verb("ADD", "web").fail(5).await;
         }
-        let none = json!([]);
         match way {
             "DEL" => drop(node.verb("DEL", "web").succeed().await),
             "GC" => {
                 let gc = |network| {
                     let gc = node.verb("GC", "").with("name", json!(network));
-                    gc.with("cni.dev/valid-attachments", none.clone())
+                    gc.with("cni.dev/valid-attachments", json!([]))
                 };
                 gc("another").succeed().await;
                 assert_eq!(node.host_interfaces().len(), 1, "another network's GC leaves it");
