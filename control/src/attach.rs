@@ -136,7 +136,8 @@ impl Daemon {
     async fn is_dead(&self, key: &AttachmentKey) -> Result<bool, CniError> {
         let Some(found) = self.record(key).await? else { return Ok(false) };
         let netns = NetworkNamespace::open(Path::new(&found.netns));
-        let is_gone = matches!(netns, Err(NetnsError::Gone { .. }));
+        // The file that it was mounted on may outlive it.
+        let is_gone = matches!(netns, Err(NetnsError::Gone { .. } | NetnsError::Foreign { .. }));
         let link = link::find(&self.netlink, &found.host_interface).await?;
         Ok(is_gone && (link.is_none() || found.phase == Phase::Ready))
     }

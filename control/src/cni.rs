@@ -121,7 +121,8 @@ impl CniError {
             Self::Version { .. } | Self::TooOld { .. } => 1,
             Self::Unsupported { .. } => 2,
             Self::UnknownContainer { .. } => 3,
-            Self::Environment { .. } | Self::Netns(NetnsError::Gone { .. }) => 4,
+            Self::Environment { .. }
+            | Self::Netns(NetnsError::Gone { .. } | NetnsError::Foreign { .. }) => 4,
             Self::Store(_)
             | Self::Netns(_)
             | Self::Netlink(_)

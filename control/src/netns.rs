@@ -15,8 +15,14 @@ use std::{
 };
 
 use rtnetlink::Handle;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    fs::{FsWord, fstatfs},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 use tokio::sync::oneshot;
+
+/// The kernel's number for the file system that namespaces' files are in (`linux/magic.h`).
+const NSFS_MAGIC: FsWord = 0x6e73_6673;
 
 /// An open network namespace. It lives at least as long as this.
 #[derive(Debug)]
@@ -32,6 +38,9 @@ pub struct NetworkNamespace {
 pub enum NetnsError {
     #[error("there is no network namespace at {path}")]
     Gone { path: PathBuf },
+
+    #[error("{path} is no namespace: it must be one's file, as in /run/netns or /proc/PID/ns")]
+    Foreign { path: PathBuf },
 
     #[error("cannot open the network namespace {path}")]
     Open {
@@ -60,13 +69,18 @@ impl NetworkNamespace {
     ///
     /// # Errors
     ///
-    /// Fails if there is no such file, or it cannot be opened. Whether it is a namespace shows
-    /// when it is entered.
+    /// Fails if there is no such file, it cannot be opened, or is no namespace. Whether it is one
+    /// of networks shows when it is entered.
     pub fn open(path: &Path) -> Result<Self, NetnsError> {
         let file = File::open(path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => NetnsError::Gone { path: path.to_owned() },
             _ => NetnsError::Open { path: path.to_owned(), source },
         })?;
+        let system = fstatfs(&file)
+            .map_err(|errno| NetnsError::Open { path: path.to_owned(), source: errno.into() })?;
+        if system.f_type != NSFS_MAGIC {
+            return Err(NetnsError::Foreign { path: path.to_owned() });
+        }
         Ok(Self { file, path: path.to_owned() })
     }
 

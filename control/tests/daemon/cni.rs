@@ -134,6 +134,8 @@ async fn an_add_that_fails_leaves_nothing() {
     let (mut node, engine) = start(RANGES).await;
     let pod = node.add_pod("web");
     node.verb("ADD", "web").netns("/run/netns/nowhere").fail(4).await;
+    let message = node.verb("ADD", "web").netns("/etc/hosts").fail(4).await;
+    assert!(message.contains("/etc/hosts is no namespace"), "{message}");
     // An interface of that name is there.
     run("ip", &["-n", &pod, "link", "add", "eth0", "type", "veth", "peer", "name", "x"]);
     node.verb("ADD", "web").fail(100).await;
@@ -343,9 +345,17 @@ async fn capabilities_are_carried_out_or_refused() {
     let limits = json!({"bandwidth": {"ingressRate": 1000, "ingressBurst": 1000}});
     assert!(runtime(limits).fail(2).await.contains("bandwidth"));
     runtime(json!({"portMappings": [{"hostPort": 80, "containerPort": 80}]})).fail(2).await;
-    runtime(json!({"ips": ["10.9.0.1"]})).fail(7).await;
+    for outside in ["10.9.0.1", "10.244.1.1", "10.244.1.255", "fd00:10:244:1::1", "nonsense"] {
+        assert!(runtime(json!({"ips": [outside]})).fail(7).await.contains(outside));
+    }
+    let message = runtime(json!({"mac": "01:00:5e:00:00:01"})).fail(7).await;
+    assert!(message.contains("runtimeConfig.mac"), "{message}");
     let asked = json!({"mac": "0a:00:00:00:00:07", "ips": ["10.244.1.77/24"], "portMappings": []});
     let result = runtime(asked).succeed().await;
+    node.add_pod("other");
+    let other = node.verb("ADD", "other");
+    let other = other.with("runtimeConfig", json!({"ips": ["fd00:10:244:1::9", "10.244.1.77"]}));
+    assert!(other.fail(11).await.contains("10.244.1.77"));
     assert_eq!(result["ips"].as_array().unwrap().len(), 1);
     assert_eq!(result["ips"][0]["address"], "10.244.1.77/32");
     let link = ip_json(&pod, &["link", "show", "eth0"]);

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{
     cni::{assert_nothing_is_left, start},
     engine::FixtureEngine,
-    node::{Node, Verb, need_namespaces},
+    node::{Node, Verb, delete_namespace, need_namespaces},
 };
 
 const RANGES: &str = "10.244.1.0/24, 'fd00:10:244:1::/64'";
@@ -24,7 +24,8 @@ ADD) [ -e "$CNI_PATH/broken" ] && { echo '{"code": 11, "msg": "pool is locked"}'
      : > "$lease"
      [ -e "$CNI_PATH/slow" ] && exec sleep 600
      echo '{"cniVersion": "1.1.0", "ips": [{"address": "10.244.1.200/24", "gateway": "10.244.1.1"}]}' ;;
-DEL) rm -f "$lease" ;;
+DEL) [ -e "$CNI_PATH/keeps-$CNI_CONTAINERID" ] && { echo '{"code": 11, "msg": "pool is locked"}'; exit 1; }
+     rm -f "$lease" ;;
 STATUS|GC) echo '{"code": 4, "msg": "unknown CNI_COMMAND"}'; exit 1 ;;
 esac
 "#;
@@ -91,6 +92,41 @@ async fn an_ipam_plugin_is_asked_and_told() {
     ipam.verb(&node, "DEL").succeed().await;
     assert_nothing_is_left(&node, &engine).await;
     assert_eq!(ipam.asked(), ["ADD", "DEL", "ADD", "CHECK", "STATUS", "DEL", "DEL"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ipam_plugin_is_told_without_a_namespace() {
+    need_namespaces!();
+    let (mut node, engine) = start(RANGES).await;
+    let ipam = Ipam::install(&node);
+    let pod = node.add_pod("web");
+    ipam.verb(&node, "ADD").succeed().await;
+    delete_namespace(&pod);
+    ipam.verb(&node, "DEL").netns("").succeed().await;
+    assert_eq!(ipam.leases(), 0);
+    assert_nothing_is_left(&node, &engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gc_goes_on_after_an_error_and_names_it() {
+    need_namespaces!();
+    let (mut node, engine) = start(RANGES).await;
+    let ipam = Ipam::install(&node);
+    node.add_pod("web");
+    node.add_pod("zoo");
+    ipam.verb(&node, "ADD").succeed().await;
+    node.verb("ADD", "zoo").succeed().await;
+    ipam.set("keeps-id-web", true);
+    let gc = || ipam.verb(&node, "GC").with("cni.dev/attachments", json!([]));
+    let message = gc().fail(103).await;
+    assert!(message.contains("id-web/eth0") && message.contains("pool is locked"), "{message}");
+    let left = node.attachments().await;
+    assert_eq!(left.iter().map(|found| &*found.container_id).collect::<Vec<_>>(), ["id-web"]);
+    ipam.verb(&node, "DEL").fail(11).await;
+    ipam.set("keeps-id-web", false);
+    gc().succeed().await;
+    assert_eq!(ipam.leases(), 0);
+    assert_nothing_is_left(&node, &engine).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -159,12 +159,16 @@ impl Engine for Service {
         &self,
         _: Request<ListPortsRequest>,
     ) -> Result<Response<Self::ListPortsStream>, tonic::Status> {
-        let ports = self.recorded.borrow().ports.clone();
-        let status = |port: Port| PortStatus {
-            name: port.name,
-            addresses: port.addresses,
-            state: "up".to_owned(),
-            ..PortStatus::default()
+        let Recorded { ports, port_errors, .. } = self.recorded.borrow().clone();
+        let status = |port: Port| {
+            let error = port_errors.iter().find(|error| error.port == port.name);
+            PortStatus {
+                name: port.name,
+                addresses: port.addresses,
+                state: if error.is_some() { "down" } else { "up" }.to_owned(),
+                detail: error.map(|error| error.message.clone()).unwrap_or_default(),
+                ..PortStatus::default()
+            }
         };
         Ok(answers(ports.into_values().map(status).collect()))
     }

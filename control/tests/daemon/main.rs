@@ -3,6 +3,7 @@
 //! the real engine.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says where")]
 
+mod check;
 mod cni;
 mod delegate;
 mod engine;
