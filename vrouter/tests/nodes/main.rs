@@ -9,6 +9,7 @@ mod changes;
 mod churn;
 mod daemon_drops;
 mod engine_node;
+mod fragments;
 mod lab;
 mod linux_node;
 #[path = "../support/namespace.rs"]
