@@ -2,10 +2,11 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panic")]
 
-#[path = "support/namespace.rs"]
+#[path = "../support/namespace.rs"]
 mod namespace;
-#[path = "support/ports.rs"]
+#[path = "../support/ports.rs"]
 mod ports;
+mod removal;
 
 use std::{net::UdpSocket, sync::Arc, time::Duration};
 
@@ -224,6 +225,14 @@ fn an_interface_that_vanishes_in_use_is_noticed_and_gives_its_frames_back() {
     memory.assert_all_frames_are_back();
 }
 
+/// Frames that the XDP program of `interface` has given to its socket.
+fn redirected(namespace: &Namespace, interface: &str) -> u64 {
+    let counters = namespace.run(&format!("ethtool -S {interface}"));
+    let name = "rx_queue_0_xdp_redirect:";
+    let count = counters.lines().find_map(|line| line.trim().strip_prefix(name));
+    count.expect("veth counts").trim().parse().unwrap()
+}
+
 /// What a port of these tests has counted.
 fn totals(stats: &Arc<WorkerStats>) -> PortTotals {
     EngineStats::new([Arc::clone(stats)]).port(PortRef { index: 7, generation: 1 })
@@ -240,12 +249,7 @@ fn frames_in_the_receive_ring_of_a_closed_port_are_received_and_dropped() {
         burst.push(packet(&mut memory.pool, &numbered_frame(number, 64)));
         sender.send(0, &mut memory.pool, &mut burst);
     }
-    let redirected = || {
-        let counters = right.run("ethtool -S right0");
-        let name = "rx_queue_0_xdp_redirect:";
-        let count = counters.lines().find_map(|line| line.trim().strip_prefix(name));
-        count.expect("veth counts").trim().parse::<u64>().unwrap()
-    };
+    let redirected = || redirected(&right, "right0");
     wait_for("all frames to be in the ring", || redirected() >= FRAMES_SENT);
     let stats = Arc::clone(&receiver.stats);
     receiver.close(&mut memory.pool);
