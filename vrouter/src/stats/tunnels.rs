@@ -1,9 +1,12 @@
 //! What goes through each tunnel, by the slot of its next hop.
 //!
 //! Counting is one index, one comparison and two additions in one cache line: the table is the
-//! worker's own, so the line stays in its cache while a tunnel is busy. A slot
-//! that gets another tunnel starts at zero: a tunnel's counters are gone with it, as its metrics
-//! are.
+//! worker's own, so the line stays in its cache while a tunnel is busy. In the bench `pipeline`
+//! that is lost in the noise for packets into a tunnel; out of one, together with finding the
+//! tunnel and the look at the source, it is some 2 ns of 115.
+//!
+//! A slot that gets another tunnel starts at zero: a tunnel's counters are gone with it, as its
+//! metrics are.
 
 use std::sync::atomic::{
     AtomicU32,
