@@ -13,6 +13,7 @@ use crate::{
     ordering,
     region::Section,
     sync::{Acquire, AtomicU32, AtomicU64, Relaxed, Release, spin_loop},
+    tags,
 };
 
 /// Slots in a bucket: as many tags and indices as fill a cache line together with the version.
@@ -25,13 +26,11 @@ pub(crate) const SLOTS: u32 = 8;
 /// waiting for it.
 const SPINS_MAX: u32 = if cfg!(loom) { 2 } else { 256 };
 
-const LANES: u64 = 0x0001_0001_0001_0001;
-const LANE_HIGH: u64 = 0x8000_8000_8000_8000;
 const LOCKED: u32 = 1;
 
 /// What a free slot holds in place of an index: no entry lies there. A reader that sees a new tag
 /// before its index is led nowhere, not to an entry that it has not been shown.
-const NO_ENTRY: u32 = u32::MAX;
+pub(crate) const NO_ENTRY: u32 = u32::MAX;
 
 /// Eight slots, each a tag and the index of an entry, or free.
 #[derive(Debug, Default)]
@@ -49,11 +48,10 @@ impl Bucket {
     /// The slots whose tag is `tag`, as a mask: bit 0 is slot 0. With tag zero: the free slots.
     #[inline]
     pub(crate) fn matching(&self, tag: u16) -> u32 {
-        let pattern = LANES.wrapping_mul(u64::from(tag));
         let [low, high] = &self.tags;
         // Relaxed: the index that belongs to a tag is loaded with acquire, and a tag without it
         // leads nowhere.
-        zero_lanes(low.load(Relaxed) ^ pattern) | (zero_lanes(high.load(Relaxed) ^ pattern) << 4)
+        tags::matching(low.load(Relaxed), high.load(Relaxed), tag)
     }
 
     /// The entry that a slot leads to. Whoever got it from here sees the entry's words (claim 1).
@@ -189,35 +187,9 @@ pub(crate) fn slots(mut mask: u32) -> impl Iterator<Item = u32> {
     })
 }
 
-/// Which of a word's four 16-bit lanes are zero, as four bits.
-#[inline]
-fn zero_lanes(word: u64) -> u32 {
-    // A lane's high bit ends up set unless all its bits are zero; nothing carries into the next
-    // lane.
-    let nonzero = ((word & !LANE_HIGH).wrapping_add(!LANE_HIGH) | word) & LANE_HIGH;
-    // Bits 15, 31, 47, 63 move to bits 60 to 63, and from there to the bottom.
-    let zero = (!nonzero & LANE_HIGH) >> 15;
-    crate::key::high32(zero.wrapping_mul(0x1000_2000_4000_8000)) >> 28
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    proptest! {
-        #[test]
-        fn a_mask_names_exactly_the_lanes_that_are_zero(
-            few in prop::array::uniform4(0u16..3), noise in prop::array::uniform4(any::<u16>()),
-        ) {
-            for lanes in [few, noise] {
-                let word = lanes.iter().rev().fold(0, |word, &lane| (word << 16) | u64::from(lane));
-                let zero = (0..4).filter(|&i| lanes[i] == 0);
-                prop_assert_eq!(zero_lanes(word), zero.fold(0, |mask, i| mask | 1 << i));
-            }
-        }
-    }
 
     #[test]
     fn a_filled_slot_is_found_by_its_tag_and_a_cleared_one_is_free() {

@@ -41,6 +41,7 @@ mod scopes;
 mod store;
 mod sync;
 mod table;
+mod tags;
 mod tracking;
 mod view;
 mod worker;

@@ -18,6 +18,10 @@ use std::io;
 #[cfg(not(loom))]
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
+/// Of the processors that we run on.
+#[cfg(not(loom))]
+const CACHE_LINE_BYTES: usize = 64;
+
 /// Where a table's region lies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Memory {
@@ -47,7 +51,7 @@ mod mapped {
         slice,
     };
 
-    use super::{HUGE_PAGE_BYTES, Memory};
+    use super::{CACHE_LINE_BYTES, HUGE_PAGE_BYTES, Memory};
     use crate::sync::{Arc, AtomicU32, AtomicU64};
 
     /// What may be laid over a region.
@@ -242,6 +246,29 @@ mod mapped {
         pub(crate) fn at(&self, index: u32) -> Option<&T> {
             self.all().get(index as usize)
         }
+
+        /// Asks for the cache lines of the one with this index, which may be none of the section's:
+        /// nothing is read.
+        #[inline]
+        pub(crate) fn prefetch(&self, index: u32) {
+            let first = self.start.as_ptr().cast::<u8>();
+            let line = first.wrapping_add((index as usize).wrapping_mul(size_of::<T>()));
+            prefetch_line(line);
+            if size_of::<T>() > CACHE_LINE_BYTES {
+                prefetch_line(line.wrapping_add(CACHE_LINE_BYTES));
+            }
+        }
+    }
+
+    #[inline]
+    fn prefetch_line(line: *const u8) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: SSE is a part of x86-64; a prefetch reads nothing and faults on no address.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = line;
     }
 }
 
@@ -302,6 +329,8 @@ mod modelled {
         pub(crate) fn at(&self, index: u32) -> Option<&T> {
             self.0.get(index as usize)
         }
+
+        pub(crate) fn prefetch(&self, _index: u32) {}
     }
 }
 

@@ -1,7 +1,10 @@
 //! The table without its type of action: sections, free lists, epochs, and what one step on the
 //! buckets is.
 
+mod probe;
 mod rebuild;
+
+pub(crate) use probe::{BURST_KEYS_MAX, Burst, Found};
 
 use std::io;
 
@@ -9,23 +12,18 @@ use crate::{
     bucket::{Bucket, LockedBuckets, SLOTS, slots},
     connection::{Connection, DirectionState, Life},
     counters::WorkerCounters,
-    entry::{Direction, Entries, EntryIndex, EntryView, Stamp},
+    entry::{Direction, Entries, EntryIndex, EntryView},
     epoch::{Epochs, PARTICIPANTS_MAX},
     fragments::FragmentSet,
     free_list::{FreeList, Links},
     hash::{FlowHash, KeyedHash},
     key::{Family, FlowKey},
     layout::{HEADER_WORDS, Header, Layout},
-    ordering,
     region::{Region, Section, does_not_fit},
-    sync::{Acquire, Arc, AtomicU32, AtomicU64, Mutex, fence},
+    sync::{Arc, AtomicU32, AtomicU64, Mutex},
     tracking::{Sides, Tracking},
     worker::Retired,
 };
-
-/// How often a lookup starts over because a key moved meanwhile. After that it misses, which only
-/// costs a slow path.
-const PROBES_MAX: u32 = 2;
 
 /// Live connections of one family. Written at inserts and removals by all workers.
 #[derive(Debug, Default)]
@@ -68,14 +66,6 @@ impl Links for Section<AtomicU32> {
     fn link(&self, index: u32) -> Option<&AtomicU32> {
         self.at(index)
     }
-}
-
-/// An entry that a key led to.
-#[derive(Clone, Copy)]
-pub(crate) struct Found<'a> {
-    pub(crate) index: EntryIndex,
-    pub(crate) entry: EntryView<'a>,
-    pub(crate) stamp: Stamp,
 }
 
 /// A slot of a bucket.
@@ -139,48 +129,6 @@ impl Store {
         Header::read(words.all())
     }
 
-    /// The entry that `key` leads to.
-    #[inline]
-    pub(crate) fn probe(&self, key: &FlowKey, hash: FlowHash) -> Option<Found<'_>> {
-        let tag = hash.tag();
-        let first = self.buckets.at(hash.first_bucket(self.layout.buckets))?;
-        let second = self.buckets.at(hash.second_bucket(self.layout.buckets))?;
-        for _ in 0..PROBES_MAX {
-            let version = first.version();
-            let found = self.probe_bucket(first, tag, key);
-            if found.is_some() {
-                return found;
-            }
-            let found = self.probe_bucket(second, tag, key);
-            if found.is_some() || !ordering::recheck_moved() {
-                return found;
-            }
-            // A key moves only under the locks of both its buckets: if the first stayed as it was,
-            // none moved.
-            fence(Acquire);
-            if version & 1 == 0 && first.version() == version {
-                return None;
-            }
-        }
-        None
-    }
-
-    #[inline]
-    fn probe_bucket(&self, bucket: &Bucket, tag: u16, key: &FlowKey) -> Option<Found<'_>> {
-        for slot in slots(bucket.matching(tag)) {
-            let index = EntryIndex(bucket.index(slot));
-            if index.family() != key.family() {
-                continue;
-            }
-            if let Some(entry) = self.entries.at(index)
-                && entry.is_of(key)
-            {
-                return Some(Found { index, entry, stamp: entry.stamp() });
-            }
-        }
-        None
-    }
-
     /// The buckets where a hash may lie.
     pub(crate) fn buckets_of(&self, hash: FlowHash) -> [u32; 2] {
         [hash.first_bucket(self.layout.buckets), hash.second_bucket(self.layout.buckets)]
@@ -211,20 +159,13 @@ impl Store {
         taken: Option<Place>,
     ) -> Option<Place> {
         let numbers = self.buckets_of(hash);
-        // The emptier one first: it keeps both from filling up.
-        let free = |number| {
+        // The first bucket as long as it has room: lookups begin there, and most end there.
+        let free = numbers.into_iter().find_map(|number| {
             let bucket = self.buckets.at(number)?;
-            let places = slots(bucket.matching(0)).map(|slot| Place { bucket: number, slot });
-            let mut places = places.filter(|&place| Some(place) != taken);
-            let first = places.next()?;
-            Some((places.count(), first))
-        };
-        let [first, second] = numbers;
-        let roomier = match (free(first), free(second)) {
-            (Some(a), Some(b)) => Some(if b.0 > a.0 { b.1 } else { a.1 }),
-            (a, b) => a.or(b).map(|(_, place)| place),
-        };
-        roomier.or_else(|| {
+            let mut places = slots(bucket.matching(0)).map(|slot| Place { bucket: number, slot });
+            places.find(|&place| Some(place) != taken)
+        });
+        free.or_else(|| {
             numbers.into_iter().find_map(|number| {
                 (0..SLOTS)
                     .map(|slot| Place { bucket: number, slot })

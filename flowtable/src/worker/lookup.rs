@@ -9,7 +9,7 @@ use crate::{
     hash::FlowHash,
     key::FlowKey,
     scopes::{ConfigView, is_newer},
-    store::Found,
+    store::{BURST_KEYS_MAX, Burst, Found},
     tracking::{self, Tracked, Verdict},
 };
 
@@ -54,25 +54,30 @@ impl WorkerCore {
     ) {
         self.wake();
         let (mut hits, mut restamped, mut stale, mut misses) = (0u64, 0u64, 0u64, 0u64);
-        for ((key, &hash), out) in keys.iter().zip(hashes).zip(out) {
-            let Some(found) = self.store.probe(key, hash) else {
-                misses = misses.wrapping_add(1);
-                *out = Lookup::Miss;
-                continue;
-            };
-            let flow = found.flow();
-            *out = if !is_newer(config.version, found.stamp.version) {
-                hits = hits.wrapping_add(1);
-                Lookup::Hit(flow)
-            } else if config.touched_since(found.entry.scopes(), found.stamp.version) {
-                stale = stale.wrapping_add(1);
-                Lookup::Stale(flow)
-            } else {
-                found.entry.restamp(found.stamp, config.version);
-                hits = hits.wrapping_add(1);
-                restamped = restamped.wrapping_add(1);
-                Lookup::Hit(flow)
-            };
+        let bursts = keys.chunks(BURST_KEYS_MAX).zip(hashes.chunks(BURST_KEYS_MAX));
+        let mut out = out.iter_mut();
+        for (keys, hashes) in bursts {
+            self.store.probe_burst(Burst::new(keys, hashes), |found| {
+                let Some(out) = out.next() else { return };
+                let Some(found) = found else {
+                    misses = misses.wrapping_add(1);
+                    *out = Lookup::Miss;
+                    return;
+                };
+                let flow = found.flow();
+                *out = if !is_newer(config.version, found.stamp.version) {
+                    hits = hits.wrapping_add(1);
+                    Lookup::Hit(flow)
+                } else if config.touched_since(found.entry.scopes(), found.stamp.version) {
+                    stale = stale.wrapping_add(1);
+                    Lookup::Stale(flow)
+                } else {
+                    found.entry.restamp(found.stamp, config.version);
+                    hits = hits.wrapping_add(1);
+                    restamped = restamped.wrapping_add(1);
+                    Lookup::Hit(flow)
+                };
+            });
         }
         if let Some(counters) = self.counters() {
             counters.hits.add(hits);
