@@ -2,10 +2,10 @@
 //!
 //! # Safety boundary
 //!
-//! The intrinsics of SSE2 and NEON work on values alone, never on memory: a bucket's tags are loaded
-//! as atomics before. Each is called only where the compiler's target has the instructions, as every
-//! x86-64 and every aarch64 processor does; so there is nothing to detect at run time. Other targets
-//! take the portable way, which tests hold to the same results.
+//! The intrinsics of SSE2 and NEON work on values alone, never on memory: a bucket's tags are
+//! loaded as atomics before. Each is called only where the compiler's target has the instructions,
+//! as every x86-64 and every aarch64 processor does; so there is nothing to detect at run time.
+//! Other targets take the portable way, which tests hold to the same results.
 #![cfg_attr(
     any(target_arch = "x86_64", target_arch = "aarch64"),
     expect(unsafe_code, reason = "vector instructions")

@@ -1,0 +1,35 @@
+//! `vrouter-perf`: measures the engine and its parts, beside others that do the same.
+
+mod allocations;
+mod cli;
+mod flowtable;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Command::Flowtable(options) => flowtable::run(options),
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                *shell,
+                &mut Cli::command(),
+                "vrouter-perf",
+                &mut std::io::stdout(),
+            );
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vrouter-perf: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

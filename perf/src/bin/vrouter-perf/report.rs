@@ -1,0 +1,94 @@
+//! Results: tables for people, JSON for programs, and a line of progress on a terminal.
+#![expect(clippy::print_stdout, reason = "results go to the standard output")]
+
+use std::{
+    fs,
+    io::{self, IsTerminal, Write, stderr},
+    path::Path,
+};
+
+use perf::machine::Machine;
+
+use crate::flowtable::Row;
+
+/// Tells on a terminal how far a measurement is.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    done: usize,
+    total: usize,
+    is_shown: bool,
+}
+
+impl Progress {
+    pub(crate) fn new(total: usize) -> Self {
+        Self { done: 0, total, is_shown: stderr().is_terminal() }
+    }
+
+    pub(crate) fn step(&mut self, what: &str) {
+        self.done += 1;
+        if self.is_shown {
+            eprint!("\r\x1b[K{}/{}  {what}", self.done, self.total);
+            let _ = stderr().flush();
+        }
+    }
+
+    pub(crate) fn finish(&self) {
+        if self.is_shown {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+pub(crate) fn flowtable(machine: &Machine, rows: &[Row], json: Option<&Path>) -> io::Result<()> {
+    let text = serde_json::to_string_pretty(rows)?;
+    match json {
+        Some(path) if path == Path::new("-") => {
+            println!("{text}");
+            return Ok(());
+        }
+        Some(path) => fs::write(path, text + "\n")?,
+        None => {}
+    }
+    describe(machine);
+    println!(
+        "{:<20} {:>9} {:<15} {:>8} {:>17} {:>6} {:>6}",
+        "CASE", "FLOWS", "TABLE", "NS/OP", "[MIN-MAX]", "RATIO", "BYTES"
+    );
+    for row in rows {
+        let ours =
+            rows.iter().find(|it| it.table == "vrouter" && is_same_case(it, row)).unwrap_or(row);
+        let figures = row.ns_per_op;
+        println!(
+            "{:<20} {:>9} {:<15} {:>8.1} {:>17} {:>6.2} {:>6.0}{}",
+            row.case,
+            row.flows,
+            row.table,
+            figures.median,
+            format!("[{:.1}-{:.1}]", figures.min, figures.max),
+            figures.median / ours.ns_per_op.median,
+            row.bytes_per_direction,
+            if row.rounds_preempted > 0 {
+                format!("  preempted in {} rounds", row.rounds_preempted)
+            } else {
+                String::new()
+            },
+        );
+    }
+    println!("\nRATIO: to vrouter in the same case. BYTES: of memory a direction, all told.");
+    Ok(())
+}
+
+fn is_same_case(one: &Row, other: &Row) -> bool {
+    (one.case, one.flows) == (other.case, other.flows)
+}
+
+fn describe(machine: &Machine) {
+    println!(
+        "{}, {} CPUs, Linux {}, load {:.2}, {} free huge pages\n",
+        machine.cpu_model,
+        machine.cpus,
+        machine.kernel,
+        machine.load_average,
+        machine.huge_pages_free
+    );
+}
