@@ -194,11 +194,11 @@ INLINE int is_ours_ipv6(const void *header, const void *end)
             int is_ours = is_tunnel(payload, end);
             return UNLIKELY(is_fragment) ? note_first(&datagram, is_ours) : is_ours;
         }
-        if (next == IPPROTO_ICMPV6)
-            return is_fragment ? 0 : quotes_ipv6(payload, end);
+        if (next == IPPROTO_ICMPV6 && !is_fragment)
+            return quotes_ipv6(payload, end);
         if (payload + 8 > (const __u8 *)end)
-            return 0;
-        if (next == IPPROTO_FRAGMENT) {
+            break;
+        if (next == IPPROTO_FRAGMENT && !is_fragment) {
             __u16 field = payload[2] << 8 | payload[3];
             __builtin_memcpy(&datagram.identification, payload + 4, sizeof(datagram.identification));
             if (field & IPV6_FRAGMENT_OFFSET)
@@ -211,10 +211,11 @@ INLINE int is_ours_ipv6(const void *header, const void *end)
             next = payload[0];
             payload += 8 + payload[1] * 8;
         } else {
-            return 0;
+            break;
         }
     }
-    return 0;
+    // Later fragments tell no protocol for sure (RFC 8200 section 4.5), so a first one of any makes an older datagram forgotten.
+    return UNLIKELY(is_fragment) ? note_first(&datagram, 0) : 0;
 }
 
 SECTION("xdp.frags") int steer(struct xdp_md *context)

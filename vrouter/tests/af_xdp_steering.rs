@@ -90,6 +90,13 @@ fn fragment6(udp_port: u16, identification: u32, offset: u16, more: bool) -> Vec
     with_extension(&whole, IpNumber::IPV6_FRAGMENTATION_HEADER, &header.to_bytes())
 }
 
+/// As [`fragment6`], of a datagram whose first protocol is another one.
+fn fragment6_of(protocol: IpNumber, identification: u32, offset: u16, more: bool) -> Vec<u8> {
+    let mut frame = fragment6(4789, identification, offset, more);
+    frame[14 + 40] = protocol.0;
+    frame
+}
+
 /// Puts an extension header behind the IPv6 header.
 fn with_extension(frame: &[u8], kind: IpNumber, extension: &[u8]) -> Vec<u8> {
     let (headers, payload) = frame.split_at(14 + 40);
@@ -102,7 +109,38 @@ fn with_extension(frame: &[u8], kind: IpNumber, extension: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Frames of all kinds, and whether they are ours.
+/// Fragments, in this order, and whether they are ours.
+fn fragments() -> Vec<(&'static str, Vec<u8>, bool)> {
+    vec![
+        ("an IPv4 fragment without its first", fragment4(4789, 6, 100, true), false),
+        ("an IPv4 fragment, the first", fragment4(4789, 7, 0, true), true),
+        ("an IPv4 fragment, another", fragment4(53, 7, 100, true), true),
+        ("an IPv4 fragment, the last", fragment4(53, 7, 200, false), true),
+        ("an IPv4 fragment of another datagram", fragment4(4789, 8, 100, false), false),
+        ("a first fragment to another port, IPv4", fragment4(53, 7, 0, true), false),
+        ("an IPv4 fragment that follows it", fragment4(4789, 7, 100, false), false),
+        ("an IPv6 fragment without its first", fragment6(4789, 6, 100, true), false),
+        ("an IPv6 fragment, the first", fragment6(4789, 7, 0, true), true),
+        ("an IPv6 fragment, another", fragment6(53, 7, 100, true), true),
+        ("an IPv6 fragment, the last", fragment6(53, 7, 200, false), true),
+        ("an IPv6 fragment of another datagram", fragment6(4789, 8, 100, false), false),
+        ("a first fragment to another port, IPv6", fragment6(53, 7, 0, true), false),
+        ("an IPv6 fragment that follows it", fragment6(4789, 7, 100, false), false),
+        ("an IPv6 fragment, another first", fragment6(4789, 9, 0, true), true),
+        ("a first fragment of ICMPv6", fragment6_of(IpNumber::IPV6_ICMP, 9, 0, true), false),
+        (
+            "an ICMPv6 fragment that follows it",
+            fragment6_of(IpNumber::IPV6_ICMP, 9, 100, false),
+            false,
+        ),
+        ("an IPv6 fragment, a third first", fragment6(4789, 10, 0, true), true),
+        ("a first fragment of TCP", fragment6_of(IpNumber::TCP, 10, 0, true), false),
+        ("a TCP fragment that follows it", fragment6_of(IpNumber::TCP, 10, 100, false), false),
+        ("an IPv6 fragment that is the whole packet", fragment6(4789, 11, 0, false), true),
+    ]
+}
+
+/// Frames of all other kinds.
 fn cases() -> Vec<(&'static str, Vec<u8>, bool)> {
     let sent4 = quote(&udp(v4(OUR_V4, PEER_V4), 4789));
     let sent6 = quote(&udp(v6(OUR_V6, PEER_V6), 8472));
@@ -129,20 +167,6 @@ fn cases() -> Vec<(&'static str, Vec<u8>, bool)> {
         ("IPv4 to another address", udp(v4(PEER_V4, [192, 0, 2, 77]), 4789), false),
         ("IPv6 to another address", udp(v6(PEER_V6, PEER_V6), 4789), false),
         ("802.1Q", tagged, false),
-        ("an IPv4 fragment without its first", fragment4(4789, 6, 100, true), false),
-        ("an IPv4 fragment, the first", fragment4(4789, 7, 0, true), true),
-        ("an IPv4 fragment, another", fragment4(53, 7, 100, true), true),
-        ("an IPv4 fragment, the last", fragment4(53, 7, 200, false), true),
-        ("an IPv4 fragment of another datagram", fragment4(4789, 8, 100, false), false),
-        ("a first fragment to another port, IPv4", fragment4(53, 7, 0, true), false),
-        ("an IPv4 fragment that follows it", fragment4(4789, 7, 100, false), false),
-        ("an IPv6 fragment without its first", fragment6(4789, 6, 100, true), false),
-        ("an IPv6 fragment, the first", fragment6(4789, 7, 0, true), true),
-        ("an IPv6 fragment, another", fragment6(53, 7, 100, true), true),
-        ("an IPv6 fragment, the last", fragment6(53, 7, 200, false), true),
-        ("an IPv6 fragment of another datagram", fragment6(4789, 8, 100, false), false),
-        ("a first fragment to another port, IPv6", fragment6(53, 7, 0, true), false),
-        ("an IPv6 fragment that follows it", fragment6(4789, 7, 100, false), false),
         ("too big about our tunnel, IPv4", icmp4(too_big4(), &sent4), true),
         ("time exceeded about our tunnel, IPv4", icmp4(expired4(), &sent4), true),
         ("too big about our tunnel, IPv6", icmp6(too_big6(), &sent6), true),
@@ -270,7 +294,7 @@ fn only_this_nodes_tunnels_and_the_errors_about_them_come_to_us() {
     let (mut uplink, asked) = uplink(no_pins);
     let mut port = Port::try_open(&mut uplink.memory, &asked).unwrap();
     port.device.steer(&tunnels()).unwrap();
-    for (what, frame, is_ours) in cases() {
+    for (what, frame, is_ours) in cases().into_iter().chain(fragments()) {
         let seen = uplink.comes_in(&mut port, &frame);
         let expected = if is_ours { vec![frame] } else { Vec::new() };
         assert_eq!(seen, expected, "{what}");
