@@ -69,8 +69,8 @@ drop_reasons! {
     RouteUnreachable => "route_unreachable",
     /// TTL or hop limit ran out; the sender was told, within the rate limit.
     TtlExceeded => "ttl_exceeded",
-    /// The packet is larger than the way's MTU and may not be fragmented; the sender was told,
-    /// within the rate limit.
+    /// The packet is larger than the way's MTU and may not be fragmented, or into too many pieces;
+    /// the sender was told, within the rate limit.
     MtuExceeded => "mtu_exceeded",
     /// The next hop's MAC address is not known yet.
     NextHopUnresolved => "next_hop_unresolved",

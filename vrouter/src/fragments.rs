@@ -7,11 +7,12 @@
 #![warn(clippy::indexing_slicing)]
 
 use arrayvec::ArrayVec;
-use encap::{checksum::Sum, ipv4::Ipv4View};
+use encap::{checksum::Sum, ipv4::Ipv4View, vxlan::OVERHEAD_IPV4};
 
 use crate::{
     chain,
     drops::DropReason,
+    icmp_errors::PATH_MTU_BYTES_MIN,
     memory::{Frame, HEADROOM_BYTES},
     next_hop::NextHop,
     packet::Packet,
@@ -22,9 +23,17 @@ use crate::{
     trace::Detail,
 };
 
-/// Fragments of one packet at most: 64 KiB in pieces of 552 bytes, below which no path's word about
-/// its MTU is believed, are 125.
-pub(crate) const FRAGMENTS_MAX: usize = 128;
+/// Fragments of one packet at most: what the longest IPv4 packet becomes in a tunnel on a way of
+/// 552 bytes, if its header has all the options there can be. No path's word about its MTU is
+/// believed below that, neither by us nor by the kernel; where an operator or a link is lower, the
+/// sender is told.
+pub(crate) const FRAGMENTS_MAX: usize = {
+    let payload_bytes = u16::MAX as usize - IPV4_HEADER_BYTES_MAX;
+    let most = PATH_MTU_BYTES_MIN as usize - OVERHEAD_IPV4 - IPV4_HEADER_BYTES_MAX;
+    payload_bytes.div_ceil(most - most % UNIT_BYTES)
+};
+/// The longest IPv4 header: fifteen words (RFC 791 section 3.1).
+const IPV4_HEADER_BYTES_MAX: usize = 60;
 /// Fragment offsets count in units of eight bytes.
 const UNIT_BYTES: usize = 8;
 /// Flags of the fragment word: "reserved" and "don't fragment", and "more fragments".
@@ -34,7 +43,8 @@ const OFFSET_MASK: u16 = 0x1fff;
 
 /// How a packet is cut.
 #[derive(Clone, Copy, Debug)]
-struct Cut {
+pub(crate) struct Cut {
+    mtu_bytes: u16,
     /// The IP header with its options, in bytes.
     header_bytes: usize,
     payload_bytes: usize,
@@ -46,23 +56,22 @@ struct Cut {
 }
 
 impl Pass<'_> {
-    /// Sends an IPv4 packet in fragments of at most `mtu_bytes`.
+    /// Sends an IPv4 packet in the fragments that [`Self::plan_cut`] found.
     #[cold]
     pub(crate) fn send_in_fragments(
         &mut self,
         packet: Packet,
         headers: &Headers,
         hop: &NextHop,
-        mtu_bytes: u16,
+        cut: &Cut,
         outgoing: &Outgoing,
     ) {
-        let refused =
-            Detail::Size { packet_bytes: headers.ip_bytes, mtu_bytes: u32::from(mtu_bytes) };
-        let Some(cut) = self.plan_cut(&packet, mtu_bytes) else {
-            return self.drop_packet(packet, DropReason::MtuExceeded, refused);
-        };
         let count = cut.payload_bytes.div_ceil(cut.piece_bytes);
         let Some(frames) = self.take_frames(count) else {
+            let refused = Detail::Size {
+                packet_bytes: headers.ip_bytes,
+                mtu_bytes: u32::from(cut.mtu_bytes),
+            };
             return self.drop_packet(packet, DropReason::MemoryExhausted, refused);
         };
         let ingress = packet.ingress;
@@ -81,7 +90,18 @@ impl Pass<'_> {
         self.pool.free_packet(packet);
     }
 
-    fn plan_cut(&self, packet: &Packet, mtu_bytes: u16) -> Option<Cut> {
+    /// How a packet that is too big is cut into pieces of at most `mtu_bytes`; `None` if it may not
+    /// be, or they would be too many.
+    #[cold]
+    pub(crate) fn plan_cut(
+        &self,
+        packet: &Packet,
+        headers: &Headers,
+        mtu_bytes: u16,
+    ) -> Option<Cut> {
+        if headers.is_whole_only {
+            return None;
+        }
         let region = self.pool.region();
         let bytes = packet.data(region).get(IP_OFFSET..)?;
         let (ip, _) = Ipv4View::parse_header(bytes).ok()?;
@@ -96,6 +116,7 @@ impl Pass<'_> {
         }
         let word = u16::from_be_bytes(*bytes.get(6..8)?.first_chunk()?);
         Some(Cut {
+            mtu_bytes,
             header_bytes,
             payload_bytes,
             piece_bytes,

@@ -32,7 +32,7 @@ use crate::{
 
 /// Below this, a word about the MTU is not believed: what every IPv4 host takes (RFC 791), as Linux
 /// has it (`min_pmtu`).
-const PATH_MTU_BYTES_MIN: u32 = 552;
+pub(crate) const PATH_MTU_BYTES_MIN: u32 = 552;
 
 /// MTUs that links have, from the largest: what to try when a router does not tell (RFC 1191
 /// section 7.1).

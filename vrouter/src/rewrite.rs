@@ -77,7 +77,8 @@ impl Pass<'_> {
             }
         };
         let is_too_big = headers.ip_bytes > u32::from(mtu_bytes) && packet.offload.gso.is_none();
-        if is_too_big && headers.is_whole_only {
+        let cut = if is_too_big { self.plan_cut(&packet, headers, mtu_bytes) } else { None };
+        if is_too_big && cut.is_none() {
             return self.too_big(packet, headers, mtu_bytes);
         }
         let region = self.pool.region();
@@ -86,8 +87,8 @@ impl Pass<'_> {
         }
         decrement_hop_limit(packet.data_mut(region), headers);
         let outgoing = Outgoing::of(headers, flow_hash);
-        if is_too_big {
-            return self.send_in_fragments(packet, headers, hop, mtu_bytes, &outgoing);
+        if let Some(cut) = cut {
+            return self.send_in_fragments(packet, headers, hop, &cut, &outgoing);
         }
         self.emit(packet, hop, &outgoing);
     }
@@ -210,7 +211,9 @@ impl Pass<'_> {
         self.drop_packet(packet, DropReason::NextHopUnresolved, Detail::NextHop { next_hop });
     }
 
-    fn too_big(&mut self, packet: Packet, headers: &Headers, mtu_bytes: u16) {
+    /// Drops a packet that the way does not carry, and tells its sender what it does.
+    #[cold]
+    pub(crate) fn too_big(&mut self, packet: Packet, headers: &Headers, mtu_bytes: u16) {
         let mtu = u32::from(mtu_bytes);
         self.send_error(&packet, headers, ErrorCause::TooBig { mtu });
         let detail = Detail::Size { packet_bytes: headers.ip_bytes, mtu_bytes: mtu };

@@ -167,14 +167,55 @@ fn an_ipv4_packet_that_may_be_fragmented_is() {
     }
 }
 
+/// Node A, whose tunnel carries inner packets of `mtu_bytes`.
+fn objects_with_tunnel_mtu(mtu_bytes: u32) -> Vec<control_api::engine::Object> {
+    crate::rig::changed(objects(Node::A), |kind| {
+        if let control_api::engine::object::Kind::Tunnel(tunnel) = kind {
+            tunnel.mtu_bytes = mtu_bytes;
+        }
+    })
+}
+
+/// The longest IPv4 packet from pod 10 to node `b`, which may be fragmented.
+fn longest_ipv4() -> Vec<u8> {
+    let payload = (0..65_535 - 28).map(|at: usize| (at / 7).to_le_bytes()[0]).collect();
+    let mut frame = Udp { payload, ..Udp::from_pod(Node::B.pod(10)) }.frame();
+    frame[20] = 0;
+    fix_ipv4_checksum(&mut frame);
+    frame
+}
+
+#[test]
+fn the_longest_packet_passes_in_fragments_where_the_way_has_the_least_mtu_believed() {
+    let longest = longest_ipv4();
+    // 552 bytes, less the outer headers.
+    let objects = objects_with_tunnel_mtu(502);
+    let output = crate::rig::run(objects, &[input("default/pod10", [longest.clone()])]);
+    assert!(output.drops.is_empty(), "{:?}", output.drops);
+    let frames: Vec<_> = sent(&output, "uplink").iter().map(|frame| inner(frame)).collect();
+    assert_eq!(frames.len(), 65_515_usize.div_ceil(480));
+    assert_eq!(reassembled(&frames)[34..], longest[34..]);
+}
+
+#[test]
+fn a_packet_of_too_many_fragments_is_dropped_and_its_sender_told_though_it_permits_them() {
+    // Pieces of 376 bytes would be 175, pieces of 48 bytes 1365.
+    for mtu_bytes in [400, 68] {
+        let mut bench = Bench::with(objects_with_tunnel_mtu(mtu_bytes), 64);
+        let longest = longest_ipv4();
+        let outcome = bench.send("default/pod10", &longest);
+        assert_eq!(outcome.drops, [DropReason::MtuExceeded]);
+        assert_eq!(outcome.ports(), ["default/pod10"]);
+        let (told, quote) = too_big(&outcome.sent[0].1);
+        assert_eq!(told, mtu_bytes);
+        assert_eq!(quote, longest[14..14 + quote.len()]);
+        assert_eq!(bench.frames_free(), 1024);
+    }
+}
+
 #[test]
 fn a_burst_of_packets_that_are_all_fragmented_comes_out_whole() {
-    let narrow = crate::rig::changed(objects(Node::A), |kind| {
-        if let control_api::engine::object::Kind::Tunnel(tunnel) = kind {
-            tunnel.mtu_bytes = 600;
-        }
-    });
-    let mut bench = Bench::with(narrow, 64);
+    let mut bench = Bench::with(objects_with_tunnel_mtu(600), 64);
     let packets: Vec<_> = (0..64_u8)
         .map(|number| {
             let payload = vec![number; 1450 - 28];
