@@ -75,6 +75,13 @@ impl Fragment {
     pub const fn is_first(&self) -> bool {
         self.offset_bytes == 0
     }
+
+    /// Whether this is a whole packet with a fragment header all the same ("atomic fragment"), to be
+    /// treated as if it had none (RFC 6946 section 4, RFC 8200 section 4.5).
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.is_first() && !self.has_more
+    }
 }
 
 /// A read-only view of an IP header of either version.

@@ -227,8 +227,7 @@ fn parse_ipv6(segment: &[u8], ip_bytes: usize, vrf: VrfIndex) -> Result<Headers,
         hop_limit: ip.hop_limit(),
         traffic_class: ip.traffic_class(),
         is_whole_only: true,
-        // A fragment that is the whole packet is treated as one (RFC 6946).
-        fragment: walked.fragment.filter(|part| part.has_more || !part.is_first()),
+        fragment: walked.fragment.filter(|part| !part.is_whole()),
         ip_bytes: u32::try_from(Ipv6View::LEN.saturating_add(length)).unwrap_or(u32::MAX),
         transport_offset: IP_OFFSET
             .saturating_add(Ipv6View::LEN)

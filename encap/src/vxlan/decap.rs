@@ -68,7 +68,7 @@ impl Default for DecapSettings {
 
 /// The outer IP and UDP headers of a packet that may be a tunnel's.
 ///
-/// Holding one proves that the packet is UDP and no fragment, that its lengths agree and, over
+/// Holding one proves that the packet is UDP and whole, that its lengths agree and, over
 /// IPv4, that the header checksum is right.
 #[derive(Clone, Copy, Debug)]
 pub struct Outer<'a> {
@@ -190,7 +190,7 @@ impl<'a> Outer<'a> {
     fn parse_ipv6(segment: &'a [u8], packet_bytes: usize) -> Result<Self, OuterError> {
         let (ip, payload) = Ipv6View::parse_chained(segment, packet_bytes)?;
         let walked = ipv6::walk(ip.next_header(), payload)?;
-        if let Some(fragment) = walked.fragment {
+        if let Some(fragment) = walked.fragment.filter(|part| !part.is_whole()) {
             return Err(OuterError::Fragmented { offset_bytes: fragment.offset_bytes });
         }
         if walked.protocol != IpProtocol::UDP {

@@ -150,7 +150,7 @@ fn tunnel_fragment(
 fn too_big(packet: &[u8], node: &NodeTable) -> Option<OuterTooBig> {
     let (ip, payload) = IpView::parse(packet).ok()?;
     let upper = ip.upper_layer(payload).ok()?;
-    if upper.fragment.is_some() {
+    if upper.fragment.is_some_and(|part| !part.is_whole()) {
         return None;
     }
     let (quoted, body, mtu_bytes) = match (ip, upper.protocol) {

@@ -55,6 +55,19 @@ fn encapsulated(underlay_is_v6: bool) -> Vec<Vec<u8>> {
     crate::rig::sent(&output, "uplink").iter().map(|frame| frame.to_vec()).collect()
 }
 
+/// [`encapsulated`] over IPv6, each with a fragment header although it is whole (RFC 6946).
+fn atomic_fragments() -> Vec<Vec<u8>> {
+    let with_header = |mut frame: Vec<u8>| {
+        let header = [frame[20], 0, 0, 0, 0xde, 0xad, 0xbe, 0xef];
+        frame[20] = 44;
+        let length = u16::from_be_bytes([frame[18], frame[19]]) + 8;
+        frame[18..20].copy_from_slice(&length.to_be_bytes());
+        frame.splice(54..54, header);
+        frame
+    };
+    encapsulated(true).into_iter().map(with_header).collect()
+}
+
 fn sized(is_ipv4: bool, bytes: usize) -> Vec<u8> {
     let payload = vec![0x33; bytes - if is_ipv4 { 28 } else { 48 }];
     if is_ipv4 {
@@ -85,6 +98,7 @@ fn cases() -> Vec<Case> {
         over_v6,
         Case::at_b("decap", false, encapsulated(false)),
         Case::at_b("decap-over-ipv6", true, encapsulated(true)),
+        Case::at_b("decap-atomic-fragment", true, atomic_fragments()),
         Case::from_pod(
             "arp",
             vec![

@@ -107,6 +107,22 @@ fn a_too_big_about_somebody_elses_packet_is_the_nodes() {
 }
 
 #[test]
+fn an_outer_too_big_with_a_fragment_header_that_says_nothing_counts_as_any() {
+    let mut bench = Bench::with(objects_over(Node::A, true), 64);
+    let large = sized(Node::B.pod(10).into(), 1420);
+    let encapsulated = bench.send("default/pod10", &large).sent.remove(0).1;
+    let mut frame = outer_too_big(&encapsulated, 1400, 500);
+    let header = [frame[20], 0, 0, 0, 0, 0, 0, 7];
+    frame[20] = 44;
+    let length = u16::from_be_bytes([frame[18], frame[19]]) + 8;
+    frame[18..20].copy_from_slice(&length.to_be_bytes());
+    frame.splice(54..54, header);
+    let outcome = bench.send("uplink", &frame);
+    assert_eq!(outcome.ports(), ["default/pod10"], "{:?}", outcome.drops);
+    assert_eq!(too_big(&outcome.sent[0].1).0, 1330);
+}
+
+#[test]
 fn a_tunnels_mtu_is_never_lowered_below_what_ip_needs() {
     let mut bench = Bench::with(objects_over(Node::A, true), 64);
     let large = sized(Node::B.pod6(10).into(), 1420);

@@ -94,6 +94,19 @@ fn outer_packet(
     bytes.split_off(EthernetView::LEN)
 }
 
+/// Puts a fragment header with this offset word behind the IPv6 header of `packet`.
+fn with_fragment_header(mut packet: Vec<u8>, word: u16, identification: u32) -> Vec<u8> {
+    let mut header = [0; 8];
+    header[0] = packet[6];
+    header[2..4].copy_from_slice(&word.to_be_bytes());
+    header[4..].copy_from_slice(&identification.to_be_bytes());
+    packet.splice(40..40, header);
+    packet[6] = IpProtocol::FRAGMENT.0;
+    let length = u16::try_from(packet.len() - 40).unwrap();
+    packet[4..6].copy_from_slice(&length.to_be_bytes());
+    packet
+}
+
 fn decap(packet: &[u8]) -> Result<Decap, DecapError> {
     let outer = Outer::parse(packet, packet.len()).unwrap();
     outer.decap(DecapSettings::default(), |_| panic!("the packet is in one piece"))
@@ -206,15 +219,17 @@ fn outer_fragments_are_refused() {
             OuterError::Fragmented { offset_bytes }
         );
     }
-    let mut packet = outer_packet(IPV6, UdpChecksum::Zero, Ecn::NotEct, &frame);
-    packet.splice(40..40, [17, 0, 0, 1, 0, 0, 0, 1]);
-    packet[6] = IpProtocol::FRAGMENT.0;
-    let length = u16::try_from(packet.len() - 40).unwrap();
-    packet[4..6].copy_from_slice(&length.to_be_bytes());
-    assert_eq!(
-        Outer::parse(&packet, packet.len()).unwrap_err(),
-        OuterError::Fragmented { offset_bytes: 0 }
-    );
+    for (word, offset_bytes) in [(1, 0), (1 << 3 | 1, 8), (1 << 3, 8)] {
+        let packet = with_fragment_header(
+            outer_packet(IPV6, UdpChecksum::Zero, Ecn::NotEct, &frame),
+            word,
+            1,
+        );
+        assert_eq!(
+            Outer::parse(&packet, packet.len()).unwrap_err(),
+            OuterError::Fragmented { offset_bytes }
+        );
+    }
 }
 
 #[test]
@@ -304,6 +319,20 @@ proptest! {
         prop_assert_eq!(&packet[decap.inner_offset()..], &frame[..]);
         let wrong = outer.decap(DecapSettings::default(), |_| Sum::of(second).add(Sum::of_u16(1)));
         prop_assert!(matches!(wrong, Err(DecapError::UdpChecksumWrong(_))));
+    }
+
+    #[test]
+    fn a_fragment_that_is_the_whole_packet_is_decapsulated_as_one(
+        identification: u32, reserved in 0..4_u16, is_inner_ipv4: bool,
+    ) {
+        let frame = inner_frame(is_inner_ipv4, TrafficClass(2), false);
+        let whole = outer_packet(IPV6, UdpChecksum::Computed, Ecn::Ce, &frame);
+        // The reserved bits lie between the offset and the M flag.
+        let packet = with_fragment_header(whole.clone(), reserved << 1, identification);
+        let (expected, decap) = (decap(&whole).unwrap(), decap(&packet).unwrap());
+        prop_assert_eq!(decap.vni(), expected.vni());
+        prop_assert_eq!(decap.new_ecn(), expected.new_ecn());
+        prop_assert_eq!(&packet[decap.inner_offset()..], &frame[..]);
     }
 
     #[test]
