@@ -4,6 +4,9 @@
 //! found by hashing its VRF and prefix into as many as the flow table has: two routes that share
 //! one make some flows stale for nothing, which costs them a walk through the slow path and nothing
 //! else. Adding a longer prefix touches the scope of the route that covered it.
+//!
+//! That there is no route is something to depend on, too: the scope of the default route, of the
+//! same VRF and family, stands for it. Adding a prefix that nothing covered touches that scope.
 
 use std::net::IpAddr;
 
@@ -25,10 +28,10 @@ pub struct RouteScope {
 }
 
 impl RouteScope {
-    /// The scope of the route that a lookup of `address` found.
+    /// What a lookup of `address` depends on: the route that it found, or that there was none.
     #[must_use]
-    pub fn of_match(vrf: VrfIndex, address: IpAddr, found: FibMatch) -> Self {
-        Self { vrf, prefix: prefix_of(address, found.length) }
+    pub fn of_lookup(vrf: VrfIndex, address: IpAddr, found: Option<FibMatch>) -> Self {
+        Self { vrf, prefix: prefix_of(address, found.map_or(0, |found| found.length)) }
     }
 
     /// The scope that stands for the route.

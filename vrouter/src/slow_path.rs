@@ -33,12 +33,11 @@ use crate::{
     trace::Detail,
 };
 
-/// Where a direction of a connection goes, and what that depends on.
+/// Where a direction of a connection goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Way {
     pub(crate) next_hop: NextHopIndex,
     pub(crate) generation: u16,
-    pub(crate) scope: ScopeId,
 }
 
 /// Both directions of a connection, decided.
@@ -48,6 +47,8 @@ struct Decision {
     reply: Option<Way>,
     /// Whether the original source, and the original destination, are addresses of this node's own.
     is_local: [bool; 2],
+    /// What the decision depends on: the routes of both directions, or that there is none.
+    scopes: Scopes,
 }
 
 impl Decision {
@@ -64,11 +65,6 @@ impl Decision {
             Direction::Forward => forward,
             Direction::Reply => reply,
         }
-    }
-
-    fn scopes(&self) -> Scopes {
-        let reply = self.reply.map_or(ScopeId::NONE, |way| way.scope);
-        Scopes([self.forward.scope, reply, ScopeId::NONE, ScopeId::NONE])
     }
 
     fn way(&self, direction: Direction) -> Option<Way> {
@@ -103,7 +99,7 @@ impl Pass<'_> {
         }
         match opened {
             Err(refusal) => self.refuse_routing(packet, headers, refusal),
-            Ok(_) => match self.decide(headers.vrf, headers.destination, hash) {
+            Ok(_) => match self.decide_one(headers, hash) {
                 Ok(way) => self.send_along(packet, headers, hash, way),
                 Err(refusal) => self.refuse_routing(packet, headers, refusal),
             },
@@ -132,7 +128,7 @@ impl Pass<'_> {
             reply_hash,
             actions: decision.actions(packet.ingress),
             version: self.config_view().version,
-            scopes: decision.scopes(),
+            scopes: decision.scopes,
             facts: &headers.facts(),
             now: self.now.ticks(),
         });
@@ -173,9 +169,23 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Whether `address`, to which `way` leads, is this node's own.
-    fn is_local(&self, vrf: VrfIndex, address: IpAddr, way: Option<&Way>) -> bool {
-        let hop = way.and_then(|way| self.snapshot.next_hop(way.next_hop, way.generation));
+    /// The same for a packet that gets an answer without a flow: whoever its source names would
+    /// get it.
+    pub(crate) fn check_answered_source(&self, headers: &Headers) -> Result<(), Refusal> {
+        if self.ingress.role != Role::Uplink {
+            return Ok(());
+        }
+        let (vrf, source) = (headers.vrf, headers.source);
+        self.check_fabric_source(headers, self.is_local(vrf, source, self.find_route(vrf, source)))
+    }
+
+    /// Whether `address`, which `found` is the route of, is this node's own.
+    fn is_local(&self, vrf: VrfIndex, address: IpAddr, found: Option<FibMatch>) -> bool {
+        // A port's own address is a route through that port only.
+        let hop = found
+            .and_then(|found| self.snapshot.pick(found.group, 0))
+            .and_then(|index| self.snapshot.next_hops.slot(index))
+            .map(|slot| &slot.hop);
         let is_of_port = match hop {
             Some(NextHop::Port(hop)) => {
                 self.snapshot.port(hop.port).is_some_and(|port| port.addresses.contains(&address))
@@ -222,7 +232,7 @@ impl Pass<'_> {
         let actions = decision.actions(ingress);
         // A newer decision of another worker stays in force; this packet goes by the configuration
         // that is held here.
-        let flow = match self.worker.revalidate(flow, &actions, version, decision.scopes()) {
+        let flow = match self.worker.revalidate(flow, &actions, version, decision.scopes) {
             Revalidation::Revalidated(flow) | Revalidation::Newer(flow) => flow,
             Revalidation::Gone | Revalidation::Deferred => flow,
         };
@@ -249,39 +259,42 @@ impl Pass<'_> {
     ) -> Result<Decision, Refusal> {
         let vrf = VrfIndex(forward.vrf());
         let (source, destination) = (reply.destination(), forward.destination());
-        let forward = self.decide(vrf, destination, forward_hash)?;
-        let reply = self.decide(vrf, source, reply_hash).ok();
-        let is_local = [
-            self.is_local(vrf, source, reply.as_ref()),
-            self.is_local(vrf, destination, Some(&forward)),
-        ];
-        Ok(Decision { forward, reply, is_local })
+        let (there, back) = (self.find_route(vrf, destination), self.find_route(vrf, source));
+        let forward = self.decide(vrf, destination, there, forward_hash)?;
+        let reply = self.decide(vrf, source, back, reply_hash).ok();
+        let is_local = [self.is_local(vrf, source, back), self.is_local(vrf, destination, there)];
+        let scope = |address, found| RouteScope::of_lookup(vrf, address, found).id();
+        let scopes = [scope(destination, there), scope(source, back), ScopeId::NONE, ScopeId::NONE];
+        Ok(Decision { forward, reply, is_local, scopes: Scopes(scopes) })
     }
 
-    /// Decides where packets to `destination` go.
+    /// Decides where a packet of no flow goes.
+    fn decide_one(&self, headers: &Headers, hash: FlowHash) -> Result<Way, Refusal> {
+        let found = self.find_route(headers.vrf, headers.destination);
+        self.decide(headers.vrf, headers.destination, found, hash)
+    }
+
+    /// Decides where packets to `destination`, which `found` is the route of, go.
     fn decide(
         &self,
         vrf: VrfIndex,
         destination: IpAddr,
+        found: Option<FibMatch>,
         flow_hash: FlowHash,
     ) -> Result<Way, Refusal> {
-        let found = self
-            .find_route(vrf, destination)
+        let found = found
+            .filter(|_| is_routable(destination))
             .ok_or_else(|| self.without_route(vrf, destination))?;
-        let scope = RouteScope::of_match(vrf, destination, found).id();
         let next_hop = self.snapshot.pick(found.group, flow_hash.0);
         let slot = next_hop.and_then(|index| Some((index, self.snapshot.next_hops.slot(index)?)));
         match slot {
-            Some((next_hop, slot)) => Ok(Way { next_hop, generation: slot.generation, scope }),
+            Some((next_hop, slot)) => Ok(Way { next_hop, generation: slot.generation }),
             None => Err(Refusal::new(DropReason::RouteNone, Detail::Destination { destination })),
         }
     }
 
-    fn find_route(&self, vrf: VrfIndex, destination: IpAddr) -> Option<FibMatch> {
-        if !is_routable(destination) {
-            return None;
-        }
-        self.snapshot.vrf(vrf)?.fib.lookup(destination)
+    fn find_route(&self, vrf: VrfIndex, address: IpAddr) -> Option<FibMatch> {
+        self.snapshot.vrf(vrf)?.fib.lookup(address)
     }
 
     fn without_route(&self, vrf: VrfIndex, destination: IpAddr) -> Refusal {
@@ -309,6 +322,9 @@ impl Pass<'_> {
     /// section 5.2.7.1).
     fn refuse_routing(&mut self, packet: Packet, headers: &Headers, refusal: Refusal) {
         if refusal.reason == DropReason::RouteNone {
+            if let Err(refusal) = self.check_answered_source(headers) {
+                return self.refuse(packet, refusal);
+            }
             self.send_error(&packet, headers, ErrorCause::NoRoute);
         }
         self.refuse(packet, refusal);

@@ -63,6 +63,16 @@ pub(super) struct Delta {
     pub(super) has_new_tables: bool,
 }
 
+impl Delta {
+    /// Flows that depend on `scope` must be judged again.
+    fn touch(&mut self, scope: RouteScope) {
+        // A load of many routes touches the scope of the one that covers them all.
+        if self.touched.last() != Some(&scope) {
+            self.touched.push(scope);
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) generation: u64,
@@ -116,7 +126,7 @@ impl State {
             self.node = Some(Arc::new(node));
         }
         for vrf in batch.vrfs.into_values() {
-            self.upsert_vrf(vrf)?;
+            self.upsert_vrf(vrf, delta)?;
         }
         // What goes makes room for what comes: names, addresses and prefixes may move within a
         // batch.
@@ -167,9 +177,14 @@ impl State {
         });
     }
 
-    fn upsert_vrf(&mut self, vrf: VrfObject) -> Result<(), ApplyError> {
+    fn upsert_vrf(&mut self, vrf: VrfObject, delta: &mut Delta) -> Result<(), ApplyError> {
         let vrfs = Arc::make_mut(&mut self.vrfs);
         if let Some(state) = vrfs.get_mut(&vrf.id) {
+            // Flows know whether their source is the gateway's address.
+            for address in gateways_that_differ(&state.object, &vrf) {
+                let found = state.fib.lookup(address);
+                delta.touch(RouteScope::of_lookup(state.index, address, found));
+            }
             state.object = Arc::new(vrf);
             return Ok(());
         }
@@ -389,6 +404,13 @@ impl State {
         let tunnel = self.tunnels.values().find(|tunnel| tunnel.next_hop == index)?;
         Some(&tunnel.object.name)
     }
+}
+
+/// The gateway addresses that only one of two descriptions of a VRF has.
+fn gateways_that_differ(before: &VrfObject, after: &VrfObject) -> impl Iterator<Item = IpAddr> {
+    let v4 = [before.gateway_v4, after.gateway_v4].map(|address| address.map(IpAddr::V4));
+    let v6 = [before.gateway_v6, after.gateway_v6].map(|address| address.map(IpAddr::V6));
+    [v4, v6].into_iter().filter(|[before, after]| before != after).flatten().flatten()
 }
 
 fn first_prefix(fib: &Fib) -> Option<ipnet::IpNet> {

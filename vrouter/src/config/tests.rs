@@ -8,7 +8,8 @@ use super::{ApplyError, Batch, Config, NextHopObject, PortChanges, RouteObject, 
 use crate::{
     fib::GroupIndex,
     next_hop::{Adjacency, NextHop},
-    snapshot::Snapshot,
+    scope::RouteScope,
+    snapshot::{Snapshot, VrfIndex},
 };
 
 fn bytes(address: &str) -> Vec<u8> {
@@ -380,6 +381,30 @@ fn a_change_of_routes_shares_the_other_tables() {
     assert!(Arc::ptr_eq(&before.groups, &after.groups));
     assert_eq!(group_of(&before, "10.244.7.1"), None);
     assert_eq!(group_of(&after, "10.244.7.1"), group_of(&after, "10.244.2.1"));
+}
+
+#[test]
+fn a_route_that_nothing_covered_touches_only_what_has_no_route_in_its_family() {
+    let scope =
+        |prefix: &str| RouteScope { vrf: VrfIndex(0), prefix: prefix.parse().unwrap() }.id();
+    let [none_v4, none_v6] = [scope("0.0.0.0/0"), scope("::/0")];
+    let other = scope("10.244.2.0/24");
+    for (prefix, is_v4) in [("10.244.7.0/24", true), ("fd00:7::/64", false)] {
+        let mut config = configured();
+        let scopes = ScopeVersions::new(0);
+        let before = u32::try_from(config.snapshot(&scopes).version).unwrap();
+        upsert(&mut config, vec![route(prefix, &["node-b/ipv4"]).object()]);
+        let after = u32::try_from(config.snapshot(&scopes).version).unwrap();
+        assert_eq!(scopes.touched_since(none_v4, before), is_v4);
+        assert_eq!(scopes.touched_since(none_v6, before), !is_v4);
+        // One that is covered touches what covered it.
+        let longer = prefix.replace("/24", "/28").replace("/64", "/96");
+        upsert(&mut config, vec![route(&longer, &["node-b/ipv4"]).object()]);
+        let _ = config.snapshot(&scopes);
+        assert!(scopes.touched_since(scope(prefix), after));
+        assert!(!scopes.touched_since(none_v4, after) && !scopes.touched_since(none_v6, after));
+        assert!(!scopes.touched_since(other, before));
+    }
 }
 
 #[test]

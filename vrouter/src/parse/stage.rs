@@ -147,11 +147,8 @@ impl Pass<'_> {
         trim_padding(&mut packet, &headers);
         let is_gateway =
             self.snapshot.vrf(vrf).is_some_and(|vrf| vrf.is_gateway(headers.destination));
-        if is_gateway {
-            return self.serve_gateway(packet, &headers);
-        }
-        if headers.hop_limit <= 1 {
-            return self.expire(packet, &headers);
+        if is_gateway || headers.hop_limit <= 1 {
+            return self.end_here(packet, &headers, is_gateway);
         }
         match headers.message {
             Message::IcmpError => self.follow_quoted_flow(packet, &headers),
@@ -160,6 +157,17 @@ impl Pass<'_> {
                 self.drop_packet(packet, DropReason::IcmpUnserved, detail);
             }
             _ => scratch.push(packet, headers),
+        }
+    }
+
+    /// A packet to the gateway, or with no hop left: it belongs to no flow, so that its source is
+    /// judged before it is answered.
+    #[cold]
+    fn end_here(&mut self, packet: Packet, headers: &Headers, is_gateway: bool) {
+        match self.check_answered_source(headers) {
+            Ok(()) if is_gateway => self.serve_gateway(packet, headers),
+            Ok(()) => self.expire(packet, headers),
+            Err(refusal) => self.refuse(packet, refusal),
         }
     }
 }

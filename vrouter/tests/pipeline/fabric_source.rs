@@ -123,3 +123,148 @@ fn a_stale_connection_is_held_to_the_same_rule() {
         assert_eq!(forged.drops, [DropReason::RpfSpoofedSource]);
     }
 }
+
+/// The description of pod 11 at another address.
+fn pod_at(address: IpAddr) -> api::Object {
+    let moved = changed(objects(Node::A), |kind| {
+        if let api::object::Kind::Port(port) = kind
+            && port.name == "default/pod11"
+        {
+            port.name = "default/new".into();
+            port.mac = MacAddress::from_ip(address).octets().into();
+            port.addresses = vec![match address {
+                IpAddr::V4(address) => address.octets().into(),
+                IpAddr::V6(address) => address.octets().into(),
+            }];
+        }
+    });
+    let is_new = |object: &api::Object| matches!(&object.kind, Some(api::object::Kind::Port(port)) if port.name == "default/new");
+    moved.into_iter().find(is_new).unwrap()
+}
+
+/// The description of the VRF with another gateway.
+fn gateway_at(address: IpAddr) -> api::Object {
+    let gateway = match address {
+        IpAddr::V4(address) => vec![address.octets().into(), Node::A.gateway6().octets().into()],
+        IpAddr::V6(address) => vec![Node::A.gateway().octets().into(), address.octets().into()],
+    };
+    let moved = changed(objects(Node::A), |kind| {
+        if let api::object::Kind::Vrf(vrf) = kind {
+            vrf.gateway_addresses.clone_from(&gateway);
+        }
+    });
+    let is_vrf = |object: &api::Object| matches!(&object.kind, Some(api::object::Kind::Vrf(_)));
+    moved.into_iter().find(is_vrf).unwrap()
+}
+
+/// Addresses that nothing routes at first, and one that a router would not even forward to.
+fn unrouted() -> [IpAddr; 4] {
+    ["203.0.113.9", "2001:db8:99::9", "169.254.7.7", "fe80::7"].map(|text| text.parse().unwrap())
+}
+
+#[test]
+fn a_flow_whose_source_had_no_route_is_judged_again_once_it_has_one() {
+    for become_local in [pod_at, gateway_at] {
+        for source in unrouted() {
+            let packet = from_b(&to_pod(source));
+            let mut bench = Bench::new();
+            for _ in 0..2 {
+                let outcome = bench.send("uplink", &packet);
+                assert_eq!(outcome.ports(), ["default/pod10"], "{source}: {:?}", outcome.drops);
+            }
+            bench.apply(vec![become_local(source)], vec![]);
+            for _ in 0..2 {
+                let forged = bench.send("uplink", &packet);
+                assert_eq!(forged.drops, [DropReason::RpfSpoofedSource], "{source}");
+                assert!(forged.sent.is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flow_whose_source_lost_its_route_is_judged_again_once_it_has_one() {
+    for source in [IpAddr::from(Node::B.pod(10)), Node::B.pod6(10).into()] {
+        let packet = from_b(&to_pod(source));
+        let mut bench = Bench::new();
+        assert_eq!(bench.send("uplink", &packet).ports(), ["default/pod10"]);
+        let routes = objects(Node::A).into_iter().filter_map(|object| match object.kind? {
+            api::object::Kind::Route(route) => Some(api::object_key::Kind::Route(route.key?)),
+            _ => None,
+        });
+        bench.apply(vec![], routes.collect());
+        assert_eq!(bench.send("uplink", &packet).ports(), ["default/pod10"]);
+        bench.apply(vec![pod_at(source)], vec![]);
+        assert_eq!(bench.send("uplink", &packet).drops, [DropReason::RpfSpoofedSource]);
+    }
+}
+
+/// Sources that are this node's, of one family each.
+fn own_sources() -> [IpAddr; 6] {
+    [
+        Node::A.pod(11).into(),
+        Node::A.pod6(11).into(),
+        Node::A.ip().into(),
+        Node::A.ip6().into(),
+        Node::A.gateway().into(),
+        Node::A.gateway6().into(),
+    ]
+}
+
+#[test]
+fn nobody_is_told_about_a_forged_packet_that_ran_out_of_hops() {
+    for source in own_sources() {
+        for ttl in [0, 1] {
+            let mut bench = Bench::new();
+            let outcome = bench.send("uplink", &from_b(&Udp { ttl, ..to_pod(source) }));
+            assert_eq!(outcome.drops, [DropReason::RpfSpoofedSource], "{source}: {outcome:?}");
+            assert!(outcome.sent.is_empty(), "{source}: {:?}", outcome.ports());
+        }
+    }
+    let mut bench = Bench::new();
+    let honest = Udp { ttl: 1, ..to_pod(Node::B.pod(10).into()) };
+    let outcome = bench.send("uplink", &from_b(&honest));
+    assert_eq!(outcome.drops, [DropReason::TtlExceeded]);
+    assert_eq!(outcome.ports(), ["uplink"]);
+}
+
+#[test]
+fn nobody_is_told_about_a_forged_packet_without_a_route() {
+    for source in own_sources() {
+        let destination: IpAddr =
+            if source.is_ipv4() { [10, 9, 0, 1].into() } else { "fd99::1".parse().unwrap() };
+        let mut bench = Bench::new();
+        let outcome = bench.send("uplink", &from_b(&Udp { destination, ..to_pod(source) }));
+        assert_eq!(outcome.drops, [DropReason::RpfSpoofedSource], "{source}: {outcome:?}");
+        assert!(outcome.sent.is_empty(), "{source}: {:?}", outcome.ports());
+    }
+}
+
+/// An echo request to the gateway of node `a`, as node `b` would send it.
+fn echo_to_gateway(source: IpAddr) -> Vec<u8> {
+    let macs = PacketBuilder::ethernet2(Node::B.mac().octets(), Node::A.mac().octets());
+    let mut inner = Vec::new();
+    match source {
+        IpAddr::V4(source) => macs
+            .ipv4(source.octets(), Node::A.gateway().octets(), 64)
+            .icmpv4_echo_request(77, 1)
+            .write(&mut inner, b"ping"),
+        IpAddr::V6(source) => macs
+            .ipv6(source.octets(), Node::A.gateway6().octets(), 64)
+            .icmpv6_echo_request(77, 1)
+            .write(&mut inner, b"ping"),
+    }
+    .unwrap();
+    frame_from_b(&inner)
+}
+
+#[test]
+fn the_gateway_does_not_answer_a_forged_echo() {
+    for source in own_sources() {
+        let outcome = Bench::new().send("uplink", &echo_to_gateway(source));
+        assert_eq!(outcome.drops, [DropReason::RpfSpoofedSource], "{source}: {outcome:?}");
+        assert!(outcome.sent.is_empty(), "{source}: {:?}", outcome.ports());
+    }
+    let outcome = Bench::new().send("uplink", &echo_to_gateway(Node::B.pod(10).into()));
+    assert_eq!(outcome.ports(), ["uplink"], "{:?}", outcome.drops);
+}

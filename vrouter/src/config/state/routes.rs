@@ -14,7 +14,7 @@ use crate::{
             NextHopObject, ROUTE_NEXT_HOPS_MAX, Role, RouteKey, RouteObject, port_label, vrf_label,
         },
     },
-    fib::{GroupIndex, prefix_of},
+    fib::GroupIndex,
     next_hop::NextHopIndex,
     scope::RouteScope,
     snapshot::VrfIndex,
@@ -79,21 +79,16 @@ impl State {
     ) {
         let Some(state) = Arc::make_mut(&mut self.vrfs).get_mut(&vrf) else { return };
         let group = self.groups.acquire(members);
-        match state.fib.insert(prefix, group) {
-            Some(before) => {
-                // Also if it is the same one: it was acquired twice then.
-                self.groups.release(before);
-                if before != group {
-                    delta.touched.push(RouteScope { vrf: state.index, prefix });
-                }
+        if let Some(before) = state.fib.insert(prefix, group) {
+            // Also if it is the same one: it was acquired twice then.
+            self.groups.release(before);
+            if before != group {
+                delta.touch(RouteScope { vrf: state.index, prefix });
             }
-            // Traffic that took the covering route so far takes this one now.
-            None => {
-                if let Some(covering) = state.fib.covering(prefix) {
-                    let prefix = prefix_of(prefix.addr(), covering.length);
-                    delta.touched.push(RouteScope { vrf: state.index, prefix });
-                }
-            }
+        } else {
+            // Traffic that took the covering route so far, or had none, takes this one now.
+            let covering = state.fib.covering(prefix);
+            delta.touch(RouteScope::of_lookup(state.index, prefix.addr(), covering));
         }
     }
 
@@ -101,7 +96,7 @@ impl State {
         let Some(state) = Arc::make_mut(&mut self.vrfs).get_mut(&vrf) else { return };
         if let Some(group) = state.fib.remove(prefix) {
             self.groups.release(group);
-            delta.touched.push(RouteScope { vrf: state.index, prefix });
+            delta.touch(RouteScope { vrf: state.index, prefix });
         }
     }
 
