@@ -138,7 +138,10 @@ impl Process for Pipeline {
         let Some(ingress) = snapshot.port(ingress) else {
             // The port went while its packets were on their way here.
             stats.dropped(ingress, DropReason::RxPortClosed, burst.len() as u64);
-            burst.drain(..).for_each(|packet| pool.free_packet(packet));
+            for packet in burst.drain(..) {
+                own.note(&packet, DropReason::RxPortClosed, Detail::None, now, pool.region());
+                pool.free_packet(packet);
+            }
             return;
         };
         let mut pass = Pass { snapshot, flows, worker, ingress, now, pool, outbox, stats, own };
@@ -150,9 +153,7 @@ impl Process for Pipeline {
     }
 
     fn note_drop(&mut self, packet: &Packet, reason: DropReason, now: Now, region: &Region) {
-        let (ingress, frame) = (packet.ingress, packet.head_index());
-        let record = DropRecord { now, ingress, frame, reason, detail: Detail::None };
-        self.own.trace.note(record, packet, region);
+        self.own.note(packet, reason, Detail::None, now, region);
     }
 
     /// Ends flows whose time is up, so many a call.
@@ -162,14 +163,27 @@ impl Process for Pipeline {
     }
 }
 
+impl Own {
+    /// Takes note of a packet that is dropped.
+    fn note(
+        &mut self,
+        packet: &Packet,
+        reason: DropReason,
+        detail: Detail,
+        now: Now,
+        region: &Region,
+    ) {
+        let (ingress, frame) = (packet.ingress, packet.head_index());
+        self.trace.note(DropRecord { now, ingress, frame, reason, detail }, packet, region);
+    }
+}
+
 impl Pass<'_> {
     /// Drops a packet.
     #[cold]
     pub(crate) fn drop_packet(&mut self, packet: Packet, reason: DropReason, detail: Detail) {
         self.stats.dropped(packet.ingress, reason, 1);
-        let (now, ingress, frame) = (self.now, packet.ingress, packet.head_index());
-        let record = DropRecord { now, ingress, frame, reason, detail };
-        self.own.trace.note(record, &packet, self.pool.region());
+        self.own.note(&packet, reason, detail, self.now, self.pool.region());
         self.pool.free_packet(packet);
     }
 

@@ -181,7 +181,7 @@ impl<P: Process> Worker<P> {
         };
         let mut moved = false;
         for ring in 0..egress.handoffs.incoming_count() {
-            moved |= egress.accept_handoffs(ring, BURST_PACKETS_MAX, outbox, pool);
+            moved |= egress.accept_handoffs(ring, BURST_PACKETS_MAX, outbox, pool, &mut note);
             outbox.drain(|port, burst| egress.deliver(port, burst, pool, &mut note));
         }
         moved

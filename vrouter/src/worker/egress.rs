@@ -103,6 +103,7 @@ impl Egress {
         packets_max: usize,
         outbox: &mut Outbox,
         pool: &mut FramePool,
+        note: &mut impl NoteDrop,
     ) -> bool {
         let Self { handoffs, ways, stats, .. } = self;
         let count = handoffs.pop(ring, packets_max, |Handoff { egress, packet }| {
@@ -112,6 +113,7 @@ impl Egress {
             let refused = if is_current { outbox.push(egress.index, packet) } else { Err(packet) };
             if let Err(packet) = refused {
                 stats.dropped(packet.ingress, DropReason::PortDown, 1);
+                note(&packet, DropReason::PortDown, pool.region());
                 pool.free_packet(packet);
             }
         });
@@ -263,5 +265,30 @@ mod tests {
         for reason in reasons {
             assert_eq!(totals.dropped_for(reason), 1, "{reason:?}");
         }
+    }
+
+    #[test]
+    fn a_packet_handed_over_for_a_port_that_is_gone_is_noted() {
+        let config = RegionConfig { frame_count: 64, huge_pages: false, ..Default::default() };
+        let mut pool = FramePool::new(Depot::new(Arc::new(Region::create(&config).unwrap())));
+        let stats = Arc::new(WorkerStats::new());
+        let bells = [(); 2].map(|()| Arc::new(Doorbell::new().unwrap()));
+        let mut rings = HandoffRings::mesh(&bells);
+        let mut to = Egress::new(rings.remove(1), Arc::clone(&stats));
+        let mut from = rings.remove(0);
+        let (gone, ingress) =
+            (PortRef { index: 1, generation: 3 }, PortRef { index: 2, generation: 0 });
+        let mut burst = Burst::new();
+        burst.push(pool.copy_in(&[0; 60], ingress).unwrap());
+        from.push_burst(1, gone, &mut burst);
+        assert!(burst.is_empty());
+        let mut noted = Vec::new();
+        let mut note = |packet: &Packet, reason, _: &Region| noted.push((packet.ingress, reason));
+        let mut outbox = Outbox::new();
+        for ring in 0..to.handoffs.incoming_count() {
+            to.accept_handoffs(ring, 64, &mut outbox, &mut pool, &mut note);
+        }
+        assert_eq!(noted, [(ingress, DropReason::PortDown)]);
+        assert_eq!(EngineStats::new([stats]).port(ingress).dropped_for(DropReason::PortDown), 1);
     }
 }

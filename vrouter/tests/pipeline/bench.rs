@@ -14,6 +14,7 @@ use vrouter::{
     next_hop::Adjacency,
     outbox::Outbox,
     pipeline::Pipeline,
+    port::PortRef,
     publish::Publisher,
     snapshot::Snapshot,
     stats::{EngineStats, TunnelTotals, WorkerStats},
@@ -137,6 +138,16 @@ impl Bench {
 
     pub(crate) fn send_burst(&mut self, worker: usize, port: &str, frames: &[Vec<u8>]) -> Outcome {
         let (ingress, _) = self.config.port_by_name(port).unwrap();
+        self.send_from(worker, ingress, frames)
+    }
+
+    /// As [`Self::send_burst`], from a port that may be gone.
+    pub(crate) fn send_from(
+        &mut self,
+        worker: usize,
+        ingress: PortRef,
+        frames: &[Vec<u8>],
+    ) -> Outcome {
         let mut burst = Burst::new();
         for frame in frames {
             self.stats.rx(ingress, 1, frame.len() as u64);

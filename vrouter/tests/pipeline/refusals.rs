@@ -2,12 +2,16 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use control_api::engine as api;
 use encap::MacAddress;
 use vrouter::drops::DropReason;
 
-use crate::rig::{
-    Node, Udp, assert_all_dropped, changed, echo_request, fix_ipv4_checksum, input, objects,
-    only_sent, reasons, run, run_from, sent,
+use crate::{
+    bench::Bench,
+    rig::{
+        Node, Udp, assert_all_dropped, changed, echo_request, fix_ipv4_checksum, input, objects,
+        only_sent, reasons, run, run_from, sent,
+    },
 };
 
 fn encapsulated() -> Vec<u8> {
@@ -259,4 +263,13 @@ fn fragments_of_other_packets_from_the_fabric_are_the_nodes() {
     let output = run_at_b(frames);
     assert_eq!(sent(&output, "host"), nodes);
     assert_eq!(reasons(&output), [DropReason::VxlanOuterFragment]);
+}
+
+#[test]
+fn packets_of_a_port_that_went_meanwhile_are_noted() {
+    let mut bench = Bench::new();
+    let (gone, _) = bench.config.port_by_name("default/pod11").unwrap();
+    bench.apply(vec![], vec![api::object_key::Kind::Port("default/pod11".into())]);
+    let outcome = bench.send_from(0, gone, &[vec![0; 60], vec![1; 60]]);
+    assert_eq!(outcome.drops, [DropReason::RxPortClosed; 2]);
 }
