@@ -113,6 +113,12 @@ impl FreeCache {
         self.indices.get(self.len).copied()
     }
 
+    /// The index that [`Self::take`] gives after `later` others, if it is in stock.
+    pub(crate) fn peek(&self, later: usize) -> Option<u32> {
+        let position = self.len.checked_sub(later)?.checked_sub(1)?;
+        self.indices.get(position).copied()
+    }
+
     /// Gives one index back, and a batch to the shared list if there are too many. Returns whether
     /// there was room.
     pub(crate) fn give(&mut self, list: &FreeList, links: &impl Links, index: u32) -> bool {

@@ -134,6 +134,23 @@ impl Store {
         [hash.first_bucket(self.layout.buckets), hash.second_bucket(self.layout.buckets)]
     }
 
+    /// Asks for both buckets where a hash may lie.
+    #[inline]
+    pub(crate) fn prefetch_buckets(&self, hash: FlowHash) {
+        for number in self.buckets_of(hash) {
+            self.buckets.prefetch(number);
+        }
+    }
+
+    /// Asks for a connection's word and the states of both directions.
+    #[inline]
+    pub(crate) fn prefetch_connection(&self, connection: u32) {
+        self.connections.prefetch(connection);
+        for side in &self.directions {
+            side.prefetch(connection);
+        }
+    }
+
     /// The locks of all buckets where a pair of keys may lie; `None` if one could not be had soon.
     pub(crate) fn lock(&self, forward: FlowHash, reply: FlowHash) -> Option<LockedBuckets<'_>> {
         let ([a, b], [c, d]) = (self.buckets_of(forward), self.buckets_of(reply));

@@ -43,6 +43,11 @@ const RETIRED_MAX: usize = 4096;
 /// busy poll.
 const RECLAIMS_MAX: usize = 256;
 
+/// Whose cache lines are asked for when an index is taken: those that so many takes later will
+/// need. An insert and a cache miss take about as long. Found by experiment: among a million flows
+/// a pair takes 177 ns with 2, and 157 ns with 6.
+const PREFETCH_AHEAD: usize = 6;
+
 /// What leads to one direction of a connection until the worker's next quiescent point.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct FlowRef {
@@ -175,13 +180,23 @@ impl WorkerCore {
 
     fn take_connection(&mut self, family: Family) -> Option<u32> {
         let list = self.store.free_connections(family);
-        per_family(&mut self.connections, family).take(list, &self.store.connections)
+        let stock = per_family(&mut self.connections, family);
+        if let Some(later) = stock.peek(PREFETCH_AHEAD) {
+            self.store.prefetch_connection(later);
+        }
+        stock.take(list, &self.store.connections)
     }
 
     /// A free record, as the index of its forward entry.
     fn take_record(&mut self, family: Family) -> Option<EntryIndex> {
         let (list, links) = self.store.free_records(family);
-        let record = per_family(&mut self.records, family).take(list, links)?;
+        let stock = per_family(&mut self.records, family);
+        if let Some(later) = stock.peek(PREFETCH_AHEAD) {
+            for direction in [Direction::Forward, Direction::Reply] {
+                self.store.entries.prefetch(EntryIndex::new(family, later, direction));
+            }
+        }
+        let record = stock.take(list, links)?;
         Some(EntryIndex::new(family, record, Direction::Forward))
     }
 }
@@ -264,6 +279,12 @@ impl<A: Action> FlowWorker<A> {
     ) -> Option<Recorded<A>> {
         let (action, verdict) = self.core.record(flow, facts, now)?;
         Some(Recorded { action: from_words(action), verdict })
+    }
+
+    /// Asks the processor for where a key may lie: for the reply keys of a burst's new connections,
+    /// before they are inserted one by one. Changes nothing.
+    pub fn prefetch(&self, hash: FlowHash) {
+        self.core.store.prefetch_buckets(hash);
     }
 
     /// Inserts a connection: both of its keys in one step, unless somebody was there first.

@@ -89,6 +89,8 @@ enum Step {
 impl WorkerCore {
     pub(super) fn insert_pair(&mut self, new: &NewConnection<'_, [u64; 4]>) -> InsertOutcome {
         self.wake();
+        self.store.prefetch_buckets(new.forward_hash);
+        self.store.prefetch_buckets(new.reply_hash);
         let outcome = self.try_insert(new);
         if let Some(counters) = self.counters() {
             let counter = match outcome {

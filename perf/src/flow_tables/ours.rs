@@ -107,26 +107,34 @@ impl Access for User {
 
     #[expect(clippy::panic, reason = "a table that takes nothing is not what is measured")]
     fn insert_pairs(&mut self, forward: &[FlowKey]) {
-        for (number, key) in forward.iter().enumerate() {
-            let reply = key.reversed();
-            let outcome = self.worker.insert_pair(&NewConnection {
-                forward: *key,
-                reply,
-                forward_hash: self.table.hash(key),
-                reply_hash: self.table.hash(&reply),
-                actions: [Verb([1; 4]), Verb([2; 4])],
-                version: 1,
-                scopes: Scopes::default(),
-                facts: &DATAGRAM,
-                now: 0,
-            });
-            match outcome {
-                InsertOutcome::Inserted(_) | InsertOutcome::Adopted(_) => {}
-                other => panic!("{key:?} was not entered: {other:?}"),
+        for burst in forward.chunks(BURST_KEYS) {
+            let replies: Vec<FlowKey> = burst.iter().map(FlowKey::reversed).collect();
+            let hashes = [self.hashes(burst), self.hashes(&replies)];
+            for hash in hashes.iter().flatten() {
+                self.worker.prefetch(*hash);
             }
-            if number % BURST_KEYS == 0 {
-                self.worker.quiesce();
+            let [forward_hashes, reply_hashes] = hashes;
+            let hashes = forward_hashes.into_iter().zip(reply_hashes);
+            for ((forward, reply), (forward_hash, reply_hash)) in
+                burst.iter().zip(replies).zip(hashes)
+            {
+                let outcome = self.worker.insert_pair(&NewConnection {
+                    forward: *forward,
+                    reply,
+                    forward_hash,
+                    reply_hash,
+                    actions: [Verb([1; 4]), Verb([2; 4])],
+                    version: 1,
+                    scopes: Scopes::default(),
+                    facts: &DATAGRAM,
+                    now: 0,
+                });
+                match outcome {
+                    InsertOutcome::Inserted(_) | InsertOutcome::Adopted(_) => {}
+                    other => panic!("{forward:?} was not entered: {other:?}"),
+                }
             }
+            self.worker.quiesce();
         }
     }
 
