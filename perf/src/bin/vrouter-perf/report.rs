@@ -59,7 +59,7 @@ pub(crate) fn flowtable(machine: &Machine, rows: &[Row], json: Option<&Path>) ->
             rows.iter().find(|it| it.table == "vrouter" && is_same_case(it, row)).unwrap_or(row);
         let figures = row.ns_per_op;
         println!(
-            "{:<20} {:>9} {:<15} {:>8.1} {:>17} {:>6.2} {:>6.0}{}",
+            "{:<20} {:>9} {:<15} {:>8.1} {:>17} {:>6.2} {:>6.0}  {}",
             row.case,
             row.flows,
             row.table,
@@ -67,11 +67,7 @@ pub(crate) fn flowtable(machine: &Machine, rows: &[Row], json: Option<&Path>) ->
             format!("[{:.1}-{:.1}]", figures.min, figures.max),
             figures.median / ours.ns_per_op.median,
             row.bytes_per_direction,
-            if row.rounds_preempted > 0 {
-                format!("  preempted in {} rounds", row.rounds_preempted)
-            } else {
-                String::new()
-            },
+            row.remarks().join("; "),
         );
     }
     println!("\nRATIO: to vrouter in the same case. BYTES: of memory a direction, all told.");
