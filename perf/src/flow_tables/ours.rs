@@ -4,10 +4,12 @@ use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
+use std::thread;
 
 use flowtable::{
-    Action, Config, ConfigView, FlowHash, FlowKey, FlowTable, FlowWorker, InsertOutcome, Lookup,
-    Memory, NewConnection, PacketFacts, ScopeVersions, Scopes, Tracking, TransportFacts,
+    Action, Config, ConfigView, FlowHash, FlowKey, FlowRef, FlowTable, FlowWorker, InsertOutcome,
+    Lookup, Memory, NewConnection, PacketFacts, Removal, ScopeVersions, Scopes, Tracking,
+    TransportFacts,
 };
 
 use super::{Access, BURST_KEYS, FlowMap};
@@ -92,6 +94,15 @@ impl User {
         self.worker.lookup_burst(keys, hashes, config, &mut found);
         found
     }
+
+    /// Removes a connection, however long the other thread keeps what was removed before from being
+    /// reused: a worker that was descheduled does.
+    fn remove(&mut self, flow: FlowRef) {
+        while self.worker.remove(flow) == Removal::Deferred {
+            self.worker.quiesce();
+            thread::yield_now();
+        }
+    }
 }
 
 impl Access for User {
@@ -142,7 +153,7 @@ impl Access for User {
         for keys in forward.chunks(BURST_KEYS) {
             for found in self.find(keys) {
                 if let Lookup::Hit(flow) | Lookup::Stale(flow) = found {
-                    self.worker.remove(flow);
+                    self.remove(flow);
                 }
             }
             self.worker.quiesce();
