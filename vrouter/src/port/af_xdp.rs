@@ -11,6 +11,7 @@
 
 mod assembly;
 mod ethtool;
+mod fill;
 mod interface;
 mod ledger;
 #[cfg(test)]

@@ -339,6 +339,42 @@ fn what_cannot_be_opened_says_why_and_keeps_no_frame() {
 }
 
 #[test]
+fn a_port_whose_queues_do_not_fit_packet_memory_says_so_and_keeps_no_frame() {
+    const QUEUES: u16 = 64;
+    skip_unless_namespaces!();
+    let (ours, theirs) = (Namespace::create("ours"), Namespace::create("theirs"));
+    join((&ours, "port0"), (&theirs, "eth0"), QUEUES.into(), 1500);
+    let mut memory = Memory::new(FRAMES);
+    let complaint = |memory: &mut Memory, asked| {
+        let error = Port::try_open(memory, &asked).err().expect("it cannot be opened");
+        std::error::Error::source(&error).unwrap().to_string()
+    };
+    let text = complaint(&mut memory, request(&ours, "port0", None));
+    assert!(text.starts_with("64 queues of port0 need 4096 frames"), "{text}");
+    assert!(text.contains("one port gets 2048 at most; open fewer (uplink_queues"), "{text}");
+    assert!(text.ends_with("set packet_memory.frames to 16384 or more"), "{text}");
+    memory.assert_all_frames_are_back();
+    let port = Port::open(&mut memory, &request(&ours, "port0", Some(QUEUES / 2)));
+    assert!(port.device.detail().contains("32 of its rx queues are not served"));
+    port.close(&mut memory.pool);
+    memory.assert_all_frames_are_back();
+    // Whoever comes when others have it all hears of that, too. The first queue was bound already.
+    let mut taken = Vec::new();
+    while let Some(frame) = memory.pool.allocate() {
+        taken.push(frame);
+    }
+    for frame in taken.drain(..100) {
+        memory.pool.free(frame);
+    }
+    let text = complaint(&mut memory, request(&ours, "port0", Some(2)));
+    assert!(text.contains("packet memory is used up: queue 1 of port0 got 0 frames"), "{text}");
+    for frame in taken {
+        memory.pool.free(frame);
+    }
+    memory.assert_all_frames_are_back();
+}
+
+#[test]
 fn a_sleeper_wakes_when_a_frame_comes_in() {
     skip_unless_namespaces!();
     let (_left, _right, mut memory, mut left, mut right) = facing_ports(1, 1500);

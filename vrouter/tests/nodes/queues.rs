@@ -101,3 +101,32 @@ fn one_worker_serves_all_queues_of_four_queue_ports() {
     skip_unless_namespaces!();
     one_worker_serves(4);
 }
+
+/// As many queues as a NIC has by default on a machine of 64 cores.
+const MANY_QUEUES: u32 = 64;
+
+#[test]
+fn an_uplink_of_many_queues_leaves_packet_memory_to_pods_that_come_later() {
+    skip_unless_namespaces!();
+    let [one, two] = underlay_of(MANY_QUEUES);
+    let tunnel = Tunnel { is_v6: false, udp_port: 4789, remote_router_mac: VTEP_MAC };
+    let mut engine = EngineNode::start_with(one, ONE, TWO, 1);
+    engine.configure(tunnel);
+    let frames_free = engine.ask(|engine| engine.frames_free());
+    assert!(frames_free > 8192, "{frames_free} frames are free");
+    engine.attach_pods(2, tunnel.mtu_bytes());
+    engine.configure(tunnel);
+    let linux = LinuxNode::create(two, TWO, ONE, tunnel, 1);
+    engine.wait_for_way(&linux.namespace);
+    let (pod, neighbour, peer) = (&engine.pods[0], &engine.pods[1], &linux.pods[0]);
+    for (own, remote) in pod.addresses.into_iter().zip(peer.addresses) {
+        assert_pings(&pod.namespace, remote);
+        assert_flows_lose_nothing(&peer.namespace, &pod.namespace, own);
+        assert_pings(&neighbour.namespace, own);
+        assert_flows_lose_nothing(&neighbour.namespace, &pod.namespace, own);
+    }
+    let ports = engine.ask(|engine| engine.ports());
+    let uplink = ports.iter().find(|port| port.object.name.to_string() == "uplink").unwrap();
+    assert_eq!(uplink.queues, MANY_QUEUES as usize, "{}", uplink.detail);
+    engine.finish();
+}

@@ -24,6 +24,7 @@ use std::{
 use rustix::net::xdp::SocketAddrXdpFlags;
 
 use super::{
+    fill::{self, QUEUE_FRAMES_MIN},
     interface::Interface,
     namespace,
     pin::Pin,
@@ -47,10 +48,6 @@ const UPLINK_ENTRIES: RingEntries =
     RingEntries { rx: 2048, tx: 2048, fill: 2048, completion: 2048 };
 /// Rings of a guest port and of the host port, of which a node has hundreds.
 const GUEST_ENTRIES: RingEntries = RingEntries { rx: 1024, tx: 1024, fill: 1024, completion: 1024 };
-/// Frames that an uplink keeps ready to receive into, for each worker that serves it.
-const UPLINK_FILL: FillFrames = FillFrames { per_worker: 2048, per_queue_min: 256 };
-/// Frames that a guest port keeps ready: a TCP window of 700 kB, and 1 MiB of packet memory.
-const GUEST_FILL: FillFrames = FillFrames { per_worker: 512, per_queue_min: 128 };
 /// Queues that the program's map of sockets has room for (`QUEUES_MAX` in `bpf/kernel.h`).
 const QUEUES_MAX: u32 = 256;
 /// What the kernel keeps free before the headroom of a received frame (`XDP_PACKET_HEADROOM`).
@@ -102,6 +99,16 @@ pub enum OpenAfXdpError {
         #[source]
         source: io::Error,
     },
+    #[error(
+        "{queues} queues of {interface} need {needed} frames and one port gets {share} at most; \
+         open fewer (uplink_queues, ethtool -L) or set packet_memory.frames to {frames} or more"
+    )]
+    PacketMemoryShare { interface: String, queues: u32, needed: u32, share: u32, frames: u32 },
+    #[error(
+        "packet memory is used up: queue {queue} of {interface} got {lent} frames to receive into \
+         and needs {needed}; raise packet_memory.frames"
+    )]
+    PacketMemoryExhausted { interface: String, queue: u32, lent: u32, needed: u32 },
     #[error("cannot make the rings of {interface}")]
     Rings {
         interface: String,
@@ -110,24 +117,6 @@ pub enum OpenAfXdpError {
     },
     #[error("cannot bind to queue {queue} of {interface}: {refusals}")]
     Bind { interface: String, queue: u32, refusals: String },
-}
-
-/// Frames that a port keeps ready to receive into. Queues that have to share a worker share its
-/// frames too, so that a NIC of 64 queues does not swallow packet memory.
-#[derive(Clone, Copy, Debug)]
-struct FillFrames {
-    /// What a queue has that is alone on its worker.
-    per_worker: u32,
-    /// What a queue has at least: a burst or two of one flow.
-    per_queue_min: u32,
-}
-
-impl FillFrames {
-    fn of_queue(self, queue_count: u32, worker_count: u16) -> u32 {
-        let workers = u32::from(worker_count).clamp(1, queue_count.max(1));
-        let share = self.per_worker.saturating_mul(workers) / queue_count.max(1);
-        share.max(self.per_queue_min)
-    }
 }
 
 /// Opens AF_XDP ports over one region of packet memory.
@@ -273,21 +262,24 @@ impl Opening<'_> {
     ) -> Result<(Vec<AfXdpQueue>, Binding), OpenAfXdpError> {
         let mut queues = Vec::new();
         let mut first: Option<(Weak<Socket>, Binding)> = None;
-        let fill = if self.request.role == Role::Uplink { UPLINK_FILL } else { GUEST_FILL };
-        let fill_frames = fill.of_queue(queue_count, self.request.worker_count);
+        let fill_frames = self.fill_frames(queue_count)?;
         for queue in 0..queue_count {
             let sharing = first.as_ref().and_then(|(socket, _)| socket.upgrade());
-            let prepared = self.prepare(backend, fill_frames, sharing.is_none(), pool);
-            let opened = prepared.and_then(|prepared| {
+            let is_first = sharing.is_none();
+            let prepared = self.prepare(backend, queue, fill_frames, is_first, pool);
+            let bound = prepared.and_then(|prepared| {
                 let modes = modes(backend.mode, is_native);
                 self.bind(prepared, queue, modes, sharing.as_deref(), refusals, pool)
             });
+            let opened = bound.and_then(|(bound, binding)| {
+                let binding = first.get_or_insert((bound.socket(), binding)).1;
+                self.with_binding(bound, queue, binding)
+            });
             match opened {
-                Ok((opened, binding)) => {
-                    let binding = first.get_or_insert((opened.socket(), binding)).1;
-                    queues.push(self.with_binding(opened, queue, binding)?);
-                }
+                Ok(opened) => queues.push(opened),
                 Err(error) => {
+                    // The first queue closes only when nobody else has its socket.
+                    drop(sharing);
                     for queue in &mut queues {
                         abandon(queue, pool);
                     }
@@ -299,9 +291,24 @@ impl Opening<'_> {
         Ok((queues, binding))
     }
 
+    fn fill_frames(&self, queues: u32) -> Result<u32, OpenAfXdpError> {
+        let Self { region, request, interface } = self;
+        let frames = region.frame_count();
+        fill::frames_of_queue(request.role, queues, request.worker_count, frames).map_err(|share| {
+            OpenAfXdpError::PacketMemoryShare {
+                interface: interface.name.clone(),
+                queues,
+                needed: share.needed,
+                share: share.share,
+                frames: share.region_frames,
+            }
+        })
+    }
+
     fn prepare(
         &self,
         backend: &AfXdpBackend,
+        queue: u32,
         fill_frames: u32,
         is_first: bool,
         pool: &mut FramePool,
@@ -322,7 +329,14 @@ impl Opening<'_> {
             if backend.partial_checksums { Checksum::Partial } else { Checksum::Complete };
         let port = self.request.port;
         let parts = QueueParts { socket, rings, entries, fill_frames, port, checksum };
-        Ok(AfXdpQueue::new(Arc::clone(self.region), parts, pool))
+        let mut prepared = AfXdpQueue::new(Arc::clone(self.region), parts, pool);
+        let lent = prepared.frames_lent();
+        if lent < QUEUE_FRAMES_MIN {
+            abandon(&mut prepared, pool);
+            let (interface, needed) = (interface(), QUEUE_FRAMES_MIN);
+            return Err(OpenAfXdpError::PacketMemoryExhausted { interface, queue, lent, needed });
+        }
+        Ok(prepared)
     }
 
     fn bind(
@@ -541,21 +555,5 @@ fn abandon(queue: &mut AfXdpQueue, pool: &mut FramePool) {
             return;
         }
         thread::sleep(ABANDON_RETRY);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn queues_that_share_a_worker_share_its_frames() {
-        let frames = |queues, workers| UPLINK_FILL.of_queue(queues, workers);
-        assert_eq!(frames(1, 1), 2048);
-        assert_eq!(frames(2, 4), 2048, "more workers than queues");
-        assert_eq!(frames(4, 4), 2048);
-        assert_eq!(frames(4, 2), 1024);
-        assert_eq!(frames(4, 1), 512);
-        assert_eq!(frames(64, 1), 256, "never less than a queue needs");
     }
 }
