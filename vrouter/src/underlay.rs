@@ -385,9 +385,9 @@ impl Underlay {
         }
     }
 
+    /// In a routed fabric one next hop is that of all targets.
     fn mark_stale(&mut self, key: NeighbourKey) {
-        let users = self.targets.iter().filter(|(_, target)| target.route == Some(key));
-        self.stale_targets.extend(users.map(|(remote, _)| *remote));
+        self.mark_stale_all(|_, target| target.route == Some(key));
     }
 
     fn resolve(&mut self, remote: IpAddr, now: Instant) -> io::Result<Way> {
@@ -414,13 +414,13 @@ impl Underlay {
             // A link that came up this very moment: its event is on the way, and makes everything
             // stale.
             self.is_all_stale = true;
-            return Ok(Way::Unresolved(Obstacle::NoRoute));
+            return Ok(Way::Unresolved(Obstacle::Unknown));
         };
         if !link.is_up {
             return Ok(Way::Unresolved(Obstacle::LinkDown { interface: link.name.clone() }));
         }
         let key = (interface_index, address);
-        let mut entry = self.neighbours.look_at(&mut self.kernel, key)?;
+        let (mut entry, is_different) = self.neighbours.look_at(&mut self.kernel, key)?;
         if entry == NeighbourEntry::Pending
             && let Some(mac) = self.last_mac(remote, key)
         {
@@ -430,7 +430,11 @@ impl Underlay {
                 entry = NeighbourEntry::Resolved(mac);
             }
         }
-        Ok(way(interface_index, link, address, entry, route_mtu))
+        let way = way(interface_index, link, address, entry, route_mtu);
+        if is_different {
+            self.mark_stale(key);
+        }
+        Ok(way)
     }
 
     /// The MAC address that a target's packets go to now, if that is through this next hop.

@@ -60,6 +60,15 @@ impl NeighbourEntry {
         }
     }
 
+    /// What counts when this comes after `before`. One that failed and is asked once more has
+    /// failed all the same, until it answers or is forgotten.
+    pub(super) fn after(self, before: Self) -> Self {
+        match (before, self) {
+            (Self::Failed, Self::Pending) => Self::Failed,
+            _ => self,
+        }
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -146,9 +155,7 @@ impl Kernel {
     /// way out, and is then asked for anew.
     pub(super) fn failed_neighbour(&mut self, key: NeighbourKey) -> io::Result<NeighbourEntry> {
         match self.neighbour(key)? {
-            // The same entry, asked once more: it has failed all the same.
-            Some((NeighbourEntry::Pending, _)) => Ok(NeighbourEntry::Failed),
-            Some((entry, _)) => Ok(entry),
+            Some((entry, _)) => Ok(entry.after(NeighbourEntry::Failed)),
             None => self.manage_neighbour(key),
         }
     }

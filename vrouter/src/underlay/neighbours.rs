@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    io, mem,
     time::{Duration, Instant},
 };
 
@@ -30,10 +30,19 @@ impl Neighbours {
         self.entries.iter().map(|(key, entry)| (*key, *entry))
     }
 
-    /// Notes what the kernel says about a neighbour; whether it is one of ours.
+    /// Knows a neighbour that the kernel was not asked about.
+    #[cfg(test)]
+    pub(super) fn know(&mut self, key: NeighbourKey, entry: NeighbourEntry) {
+        self.entries.insert(key, entry);
+    }
+
+    /// Notes what the kernel says about a neighbour; whether it is one of ours, and different from
+    /// before. The kernel speaks up each time that it finds a neighbour still there.
     pub(super) fn set(&mut self, key: NeighbourKey, entry: NeighbourEntry) -> bool {
-        let known = self.entries.get_mut(&key);
-        known.map(|known| *known = entry).is_some()
+        self.entries.get_mut(&key).is_some_and(|known| {
+            let entry = entry.after(*known);
+            mem::replace(known, entry) != entry
+        })
     }
 
     /// The kernel has forgotten a neighbour; whether it was one of ours.
@@ -48,27 +57,28 @@ impl Neighbours {
         self.unused.retain(|(index, _), _| *index != interface_index);
     }
 
-    /// What the kernel knows about a next hop; from the first call on it keeps it resolved.
+    /// What the kernel knows about a next hop; from the first call on it keeps it resolved. The
+    /// second is whether it is different from what was known, which then no event tells any more.
     pub(super) fn look_at(
         &mut self,
         kernel: &mut Kernel,
         key: NeighbourKey,
-    ) -> io::Result<NeighbourEntry> {
+    ) -> io::Result<(NeighbourEntry, bool)> {
         let entry = match self.entries.get(&key) {
             Some(NeighbourEntry::Failed) => kernel.failed_neighbour(key)?,
-            Some(entry) => return Ok(*entry),
+            Some(entry) => return Ok((*entry, false)),
             None => kernel.manage_neighbour(key)?,
         };
-        self.entries.insert(key, entry);
+        let known = self.entries.insert(key, entry);
         self.users_changed();
-        Ok(entry)
+        Ok((entry, known.is_some_and(|known| known != entry)))
     }
 
     /// Makes a kernel that does not keep neighbours resolved by itself do so once more, and takes
     /// in what events missed.
     pub(super) fn remind(&mut self, kernel: &mut Kernel) -> io::Result<()> {
         for (key, entry) in &mut self.entries {
-            *entry = kernel.remind_neighbour(*key)?;
+            *entry = kernel.remind_neighbour(*key)?.after(*entry);
         }
         Ok(())
     }
