@@ -149,13 +149,15 @@ impl Config {
         Ok(PortChanges { opened: delta.opened, closed: delta.closed })
     }
 
-    /// Tells how the underlay reaches an address: a tunnel's remote end.
+    /// Tells how the underlay reaches an address: a tunnel's remote end. Until then it is pending.
     pub fn set_adjacency(&mut self, address: IpAddr, adjacency: Adjacency) {
         let before = match adjacency {
-            Adjacency::Unresolved => self.adjacencies.remove(&address),
-            Adjacency::Resolved { .. } => self.adjacencies.insert(address, adjacency),
+            Adjacency::Pending => self.adjacencies.remove(&address),
+            Adjacency::Resolved { .. } | Adjacency::Unreachable => {
+                self.adjacencies.insert(address, adjacency)
+            }
         };
-        if before.unwrap_or(Adjacency::Unresolved) != adjacency {
+        if before.unwrap_or_default() != adjacency {
             self.change = self.change.max(Change::NextHops);
         }
     }
@@ -268,7 +270,7 @@ impl Config {
     /// What [`Self::set_adjacency`] was told last.
     #[must_use]
     pub fn adjacency(&self, address: IpAddr) -> Adjacency {
-        self.adjacencies.get(&address).copied().unwrap_or(Adjacency::Unresolved)
+        self.adjacencies.get(&address).copied().unwrap_or_default()
     }
 
     /// Routes in all VRFs, those that ports make included.

@@ -72,7 +72,7 @@ drop_reasons! {
     /// The packet is larger than the way's MTU and may not be fragmented, or into too many pieces;
     /// the sender was told, within the rate limit.
     MtuExceeded => "mtu_exceeded",
-    /// The next hop's MAC address is not known yet.
+    /// The next hop's MAC address is not known yet, or there is no way to the other node.
     NextHopUnresolved => "next_hop_unresolved",
     /// A fragment whose first fragment was not seen.
     FragmentUnknown => "fragment_unknown",

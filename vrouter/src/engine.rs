@@ -7,10 +7,11 @@
 //!                                   └──── opener thread: opens devices, which may take seconds
 //! ```
 //!
-//! A batch is in force in this order: open what is new → publish → wait for all workers → steer
-//! packets to the new ports; for what goes: unsteer → publish → wait → take the queues back →
-//! quarantine (see [`crate::runtime`]). The engine never calls anything of its owner's and holds no
-//! runtime of its own: [`Engine::tick`] is how time passes.
+//! A batch is accepted, then put in force; between the two the owner may tell how the underlay
+//! reaches new tunnels' remote ends. It is in force in this order: open what is new → publish →
+//! wait for all workers → steer packets to the new ports; for what goes: unsteer → publish → wait →
+//! take the queues back → quarantine (see [`crate::runtime`]). The engine never calls anything of
+//! its owner's and holds no runtime of its own: [`Engine::tick`] is how time passes.
 
 mod interfaces;
 mod opening;
@@ -38,7 +39,7 @@ pub use self::{
 };
 use crate::{
     clock::{Clock, Now},
-    config::{self, Batch, Config, PortObject, Role},
+    config::{self, Batch, Config, PortChanges, PortObject, Role},
     flows::Flows,
     idle::IdleMode,
     memory::{CreateRegionError, Depot, Region, RegionConfig},
@@ -102,6 +103,12 @@ pub enum ApplyError {
     #[error(transparent)]
     Worker(#[from] WorkerLate),
 }
+
+/// A batch that is part of the configuration, and that no worker has seen yet: to be given to
+/// [`Engine::put_in_force`].
+#[derive(Debug)]
+#[must_use = "its ports are neither opened nor closed until it is put in force"]
+pub struct Accepted(PortChanges);
 
 /// A batch that is in force on all workers.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -219,7 +226,27 @@ impl<P: Process> Engine<P> {
     ///
     /// Fails if the batch is not possible, or names the worker that did not take it over in time.
     pub fn apply(&mut self, batch: Batch) -> Result<Applied, ApplyError> {
-        let changes = self.config.apply(batch)?;
+        let accepted = self.accept(batch)?;
+        Ok(self.put_in_force(accepted)?)
+    }
+
+    /// The first half of [`Self::apply`]: the batch is part of [`Self::config`]. What is told of
+    /// the underlay before the second half is in the batch's first snapshot.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the batch is not possible; nothing has changed then.
+    pub fn accept(&mut self, batch: Batch) -> Result<Accepted, config::ApplyError> {
+        self.config.apply(batch).map(Accepted)
+    }
+
+    /// The second half of [`Self::apply`]; to follow the first before the next [`Self::tick`].
+    ///
+    /// # Errors
+    ///
+    /// Names the worker that did not take the batch over in time.
+    pub fn put_in_force(&mut self, accepted: Accepted) -> Result<Applied, WorkerLate> {
+        let Accepted(changes) = accepted;
         for (port, _) in &changes.closed {
             // A device that is gone cannot be unsteered, and need not be.
             let _ = self.runtime.steer(*port, &Steering::Nothing);

@@ -12,7 +12,10 @@ use encap::{MacAddress, vxlan::EncapTemplate, vxlan::TunnelSettings};
 pub use path_mtu::{PATH_MTU_LIFETIME_SECONDS, PathMtus};
 pub use table::{NextHopSlot, NextHopTable};
 
-use crate::port::{PORTS_MAX, PortRef};
+use crate::{
+    port::{PORTS_MAX, PortRef},
+    underlay::{Obstacle, Way},
+};
 
 /// Tunnels at most: 5,000 nodes, the size that Kubernetes is tested to, with one way of each
 /// family, and room to change.
@@ -74,8 +77,8 @@ pub struct PortHop {
 pub struct TunnelHop {
     /// Itself: what its packets are counted under.
     pub tunnel: TunnelRef,
-    /// The port that the underlay's next hop is behind; `None` while its MAC address is not known.
-    pub port: Option<PortRef>,
+    /// Where its packets leave the node, if they do.
+    pub exit: TunnelExit,
     /// Source MAC address of the inner frame.
     pub source_mac: MacAddress,
     /// Destination MAC address of the inner frame.
@@ -88,11 +91,22 @@ pub struct TunnelHop {
     pub template: EncapTemplate,
 }
 
+/// Where a tunnel's packets leave the node.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TunnelExit {
+    /// Through the port that the underlay's next hop is behind.
+    Port(PortRef),
+    /// Not known yet: packets are dropped, and their senders try again.
+    Pending,
+    /// Nowhere: packets are dropped, and their senders are told.
+    Unreachable,
+}
+
 impl PartialEq for TunnelHop {
     fn eq(&self, other: &Self) -> bool {
         // The template is a function of the settings.
         self.tunnel == other.tunnel
-            && self.port == other.port
+            && self.exit == other.exit
             && self.source_mac == other.source_mac
             && self.destination_mac == other.destination_mac
             && self.mtu_bytes == other.mtu_bytes
@@ -101,7 +115,11 @@ impl PartialEq for TunnelHop {
 }
 
 /// How the underlay reaches an address: what [`crate::config::Config::set_adjacency`] is told.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+///
+/// Not being reached *yet* is apart from not being reached: a host must not be reported unreachable
+/// only because its MAC address is not known yet (RFC 1812 section 3.3.2), but once it does not
+/// answer (RFC 4861 section 7.2.2). A TCP connection that is being opened ends by such a report.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Adjacency {
     /// The next hop's MAC address is known.
     Resolved {
@@ -114,6 +132,94 @@ pub enum Adjacency {
         /// The largest outer IP packet that the way carries, in bytes, as far as the kernel knows.
         mtu_bytes: u16,
     },
-    /// There is no route, or the neighbour does not answer.
-    Unresolved,
+    /// Not known yet: nobody looked, or the neighbour is being asked.
+    #[default]
+    Pending,
+    /// There is no route, the link is down, or the neighbour does not answer.
+    Unreachable,
+}
+
+impl Adjacency {
+    /// What a way means for tunnels; `port_on` knows the port on an interface. A way through
+    /// another interface is none.
+    pub fn from_way(way: &Way, port_on: impl FnOnce(&str) -> Option<PortRef>) -> Self {
+        match way {
+            Way::Resolved(hop) => match port_on(&hop.interface) {
+                Some(port) => Self::Resolved {
+                    port,
+                    source_mac: hop.source_mac,
+                    destination_mac: hop.destination_mac,
+                    mtu_bytes: u16::try_from(hop.mtu_bytes).unwrap_or(u16::MAX),
+                },
+                None => Self::Unreachable,
+            },
+            Way::Unresolved(Obstacle::Unknown | Obstacle::NeighbourPending { .. }) => Self::Pending,
+            Way::Unresolved(
+                Obstacle::NoRoute
+                | Obstacle::Local
+                | Obstacle::LinkDown { .. }
+                | Obstacle::NoMac { .. }
+                | Obstacle::NeighbourFailed { .. },
+            ) => Self::Unreachable,
+        }
+    }
+
+    /// Whether packets can be sent.
+    #[must_use]
+    pub const fn is_resolved(&self) -> bool {
+        matches!(self, Self::Resolved { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::underlay::Hop;
+
+    #[test]
+    fn only_what_has_failed_is_unreachable() {
+        let interface = "up0".to_owned();
+        let address = IpAddr::from([192, 0, 2, 2]);
+        let adjacency = |obstacle| Adjacency::from_way(&Way::Unresolved(obstacle), |_| None);
+        for obstacle in [
+            Obstacle::Unknown,
+            Obstacle::NeighbourPending { interface: interface.clone(), address },
+        ] {
+            assert_eq!(adjacency(obstacle), Adjacency::Pending);
+        }
+        for obstacle in [
+            Obstacle::NoRoute,
+            Obstacle::Local,
+            Obstacle::LinkDown { interface: interface.clone() },
+            Obstacle::NoMac { interface: interface.clone() },
+            Obstacle::NeighbourFailed { interface, address },
+        ] {
+            assert_eq!(adjacency(obstacle), Adjacency::Unreachable);
+        }
+    }
+
+    #[test]
+    fn a_way_through_an_interface_that_is_no_port_is_none() {
+        let hop = Hop {
+            interface_index: 2,
+            interface: "up0".to_owned(),
+            address: IpAddr::from([192, 0, 2, 2]),
+            source_mac: MacAddress::new([2; 6]),
+            destination_mac: MacAddress::new([4; 6]),
+            mtu_bytes: 100_000,
+        };
+        let way = Way::Resolved(hop);
+        let port = PortRef::default();
+        let adjacency = |name| Adjacency::from_way(&way, |of| (of == name).then_some(port));
+        assert_eq!(adjacency("up1"), Adjacency::Unreachable);
+        let resolved = Adjacency::Resolved {
+            port,
+            source_mac: MacAddress::new([2; 6]),
+            destination_mac: MacAddress::new([4; 6]),
+            mtu_bytes: u16::MAX,
+        };
+        assert_eq!(adjacency("up0"), resolved);
+    }
 }

@@ -149,19 +149,23 @@ fn configure(objects: Vec<api::Object>) -> Result<Config, ReplayError> {
     Ok(config)
 }
 
-/// Every remote end is a neighbour on the uplink.
+/// Every remote end is a neighbour on the uplink; without one, none is reached.
 fn resolve_underlay(config: &mut Config) {
     let uplink = config.ports().find(|(_, object)| object.role == Role::Uplink);
-    let (Some((port, _)), Some(node)) = (uplink, config.node()) else { return };
+    let uplink = uplink.map(|(port, _)| port);
+    let Some(node) = config.node() else { return };
     let (v4, v6) = (node.vtep_v4.map(IpAddr::from), node.vtep_v6.map(IpAddr::from));
     let remotes: Vec<IpAddr> = config.underlay_addresses().collect();
     for remote in remotes {
-        let Some(own) = (if remote.is_ipv4() { v4 } else { v6 }) else { continue };
-        let adjacency = Adjacency::Resolved {
-            port,
-            source_mac: MacAddress::from_ip(own),
-            destination_mac: MacAddress::from_ip(remote),
-            mtu_bytes: u16::MAX,
+        let own = if remote.is_ipv4() { v4 } else { v6 };
+        let adjacency = match (uplink, own) {
+            (Some(port), Some(own)) => Adjacency::Resolved {
+                port,
+                source_mac: MacAddress::from_ip(own),
+                destination_mac: MacAddress::from_ip(remote),
+                mtu_bytes: u16::MAX,
+            },
+            _ => Adjacency::Unreachable,
         };
         config.set_adjacency(remote, adjacency);
     }

@@ -20,7 +20,7 @@ use self::checksum::finish_checksum;
 use crate::{
     chain,
     drops::DropReason,
-    next_hop::{NextHop, NextHopIndex, PortHop, TunnelHop},
+    next_hop::{NextHop, NextHopIndex, PortHop, TunnelExit, TunnelHop},
     packet::{Checksum, Packet},
     parse::{Headers, IP_OFFSET},
     pipeline::Pass,
@@ -59,13 +59,15 @@ impl Pass<'_> {
     ) {
         let mtu_bytes = match hop {
             NextHop::Port(hop) => hop.mtu_bytes,
-            NextHop::Tunnel(hop) if hop.port.is_none() => {
-                return self.unresolved(packet, headers, index);
+            NextHop::Tunnel(hop) => {
+                let TunnelExit::Port(_) = hop.exit else {
+                    return self.unresolved(packet, headers, index, hop.exit);
+                };
+                mtu_for(
+                    self.snapshot.path_mtus.limit(index, hop.mtu_bytes, self.now),
+                    headers.source.is_ipv4(),
+                )
             }
-            NextHop::Tunnel(hop) => mtu_for(
-                self.snapshot.path_mtus.limit(index, hop.mtu_bytes, self.now),
-                headers.source.is_ipv4(),
-            ),
             NextHop::Unreachable => return self.unreachable(packet, headers),
             NextHop::Blackhole => {
                 let detail = Detail::Destination { destination: headers.destination };
@@ -112,7 +114,7 @@ impl Pass<'_> {
     }
 
     fn emit_to_tunnel(&mut self, mut packet: Packet, hop: &TunnelHop, outgoing: &Outgoing) {
-        let Some(port) = hop.port else {
+        let TunnelExit::Port(port) = hop.exit else {
             return self.drop_packet(packet, DropReason::NextHopUnresolved, Detail::None);
         };
         let region = self.pool.region();
@@ -204,10 +206,19 @@ impl Pass<'_> {
     }
 
     /// The node that leads to the destination cannot be reached: "host unreachable" (RFC 1812
-    /// section 5.2.7.1), "address unreachable" (RFC 4443 section 3.1).
+    /// section 5.2.7.1), "address unreachable" (RFC 4443 section 3.1). While its next hop is only
+    /// being asked for, the sender is not told (RFC 1812 section 3.3.2, RFC 4861 section 7.2.2).
     #[cold]
-    fn unresolved(&mut self, packet: Packet, headers: &Headers, next_hop: NextHopIndex) {
-        self.send_error(&packet, headers, ErrorCause::AddressUnreachable);
+    fn unresolved(
+        &mut self,
+        packet: Packet,
+        headers: &Headers,
+        next_hop: NextHopIndex,
+        exit: TunnelExit,
+    ) {
+        if exit == TunnelExit::Unreachable {
+            self.send_error(&packet, headers, ErrorCause::AddressUnreachable);
+        }
         self.drop_packet(packet, DropReason::NextHopUnresolved, Detail::NextHop { next_hop });
     }
 

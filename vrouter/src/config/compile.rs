@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     next_hop::{
-        Adjacency, NextHop, NextHopIndex, NextHopSlot, NextHopTable, PathMtus, PortHop, TunnelHop,
-        TunnelRef,
+        Adjacency, NextHop, NextHopIndex, NextHopSlot, NextHopTable, PathMtus, PortHop, TunnelExit,
+        TunnelHop, TunnelRef,
     },
     port::{PORTS_MAX, PortRef},
     snapshot::{NodeTable, PortEntry, Snapshot, Vrf, VrfIndex},
@@ -182,13 +182,9 @@ fn next_hop_table(inputs: &Inputs<'_>, before: Option<&Snapshot>) -> NextHopTabl
     for tunnel in state.tunnels.values() {
         let itself = state.tunnel_ref(tunnel);
         let hop = state.node.as_ref().and_then(|node| {
-            tunnel_hop(
-                itself,
-                node,
-                tunnel,
-                inputs.adjacencies.get(&tunnel.object.remote),
-                uplink_mtu,
-            )
+            let adjacency = inputs.adjacencies.get(&tunnel.object.remote);
+            let adjacency = adjacency.copied().unwrap_or_default();
+            tunnel_hop(itself, node, tunnel, adjacency, uplink_mtu)
         });
         put(tunnel.next_hop, hop.unwrap_or_default());
     }
@@ -218,7 +214,7 @@ fn tunnel_hop(
     itself: TunnelRef,
     node: &NodeObject,
     tunnel: &TunnelState,
-    adjacency: Option<&Adjacency>,
+    adjacency: Adjacency,
     uplink_mtu: u16,
 ) -> Option<NextHop> {
     let object = &tunnel.object;
@@ -226,13 +222,13 @@ fn tunnel_hop(
         IpAddr::V4(destination) => TunnelAddresses::V4 { source: node.vtep_v4?, destination },
         IpAddr::V6(destination) => TunnelAddresses::V6 { source: node.vtep_v6?, destination },
     };
-    let (port, source_mac, destination_mac, way_mtu) = match adjacency {
-        Some(Adjacency::Resolved { port, source_mac, destination_mac, mtu_bytes }) => {
-            (Some(*port), *source_mac, *destination_mac, uplink_mtu.min(*mtu_bytes))
+    let unresolved = |exit| (exit, MacAddress::ZERO, MacAddress::ZERO, uplink_mtu);
+    let (exit, source_mac, destination_mac, way_mtu) = match adjacency {
+        Adjacency::Resolved { port, source_mac, destination_mac, mtu_bytes } => {
+            (TunnelExit::Port(port), source_mac, destination_mac, uplink_mtu.min(mtu_bytes))
         }
-        Some(Adjacency::Unresolved) | None => {
-            (None, MacAddress::ZERO, MacAddress::ZERO, uplink_mtu)
-        }
+        Adjacency::Pending => unresolved(TunnelExit::Pending),
+        Adjacency::Unreachable => unresolved(TunnelExit::Unreachable),
     };
     let settings = TunnelSettings {
         source_mac,
@@ -259,7 +255,7 @@ fn tunnel_hop(
     let mtu_bytes = object.mtu_bytes.map_or(way_mtu, |wanted| wanted.min(way_mtu));
     Some(NextHop::Tunnel(Box::new(TunnelHop {
         tunnel: itself,
-        port,
+        exit,
         source_mac: node.router_mac,
         destination_mac: object.remote_router_mac,
         mtu_bytes,

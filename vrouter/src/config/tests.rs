@@ -7,7 +7,7 @@ use flowtable::ScopeVersions;
 use super::{ApplyError, Batch, Config, NextHopObject, PortChanges, RouteObject, RouteOrigin};
 use crate::{
     fib::GroupIndex,
-    next_hop::{Adjacency, NextHop},
+    next_hop::{Adjacency, NextHop, TunnelExit},
     scope::RouteScope,
     snapshot::{Snapshot, VrfIndex},
 };
@@ -162,7 +162,7 @@ fn a_tunnel_is_unresolved_until_its_adjacency_is_told() {
     let mut config = configured();
     let scopes = ScopeVersions::new(0);
     let NextHop::Tunnel(hop) = hop_of(&config.snapshot(&scopes), "10.244.2.9") else { panic!() };
-    assert_eq!((hop.port, hop.mtu_bytes), (None, 1450));
+    assert_eq!((hop.exit, hop.mtu_bytes), (TunnelExit::Pending, 1450));
     let (uplink, _) = config.port_by_name("uplink").unwrap();
     let remote: Vec<_> = config.underlay_addresses().collect();
     assert_eq!(remote, ["192.0.2.2".parse::<IpAddr>().unwrap()]);
@@ -177,7 +177,7 @@ fn a_tunnel_is_unresolved_until_its_adjacency_is_told() {
     config.set_device_mtu(uplink, 9000);
     assert!(config.is_changed());
     let NextHop::Tunnel(hop) = hop_of(&config.snapshot(&scopes), "10.244.2.9") else { panic!() };
-    assert_eq!((hop.port, hop.mtu_bytes), (Some(uplink), 8950));
+    assert_eq!((hop.exit, hop.mtu_bytes), (TunnelExit::Port(uplink), 8950));
     assert_eq!(hop.settings.destination_mac, MacAddress::new([4; 6]));
     // The least of what the device, the route and the client say.
     let mut mtu_of = |device, route| {
@@ -191,6 +191,16 @@ fn a_tunnel_is_unresolved_until_its_adjacency_is_told() {
     assert_eq!(mtu_of(9000, 1400), 1350);
     assert_eq!(mtu_of(1450, 9000), 1400);
     assert_eq!(mtu_of(1450, 1280), 1230);
+    for (adjacency, exit) in [
+        (Adjacency::Unreachable, TunnelExit::Unreachable),
+        (Adjacency::Pending, TunnelExit::Pending),
+    ] {
+        config.set_adjacency(remote[0], adjacency);
+        assert!(config.is_changed());
+        let snapshot = config.snapshot(&scopes);
+        let NextHop::Tunnel(hop) = hop_of(&snapshot, "10.244.2.9") else { panic!() };
+        assert_eq!(hop.exit, exit);
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::{namespace::Namespace, skip_unless_namespaces};
 /// The machine may stall for seconds.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     folder: tempfile::TempDir,
 }
@@ -35,6 +35,15 @@ impl Drop for Daemon {
 
 impl Daemon {
     fn start() -> Self {
+        Self::start_by(|command| command.spawn().unwrap())
+    }
+
+    /// Starts a daemon in the namespace of a node.
+    pub(crate) fn start_in(namespace: &Namespace) -> Self {
+        Self::start_by(|command| namespace.inside(|| command.spawn().unwrap()))
+    }
+
+    fn start_by(spawn: impl FnOnce(&mut Command) -> Child) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("vrouter.toml");
         let socket = folder.path().join("engine.sock");
@@ -43,16 +52,12 @@ impl Daemon {
             socket.display()
         );
         std::fs::write(&config, text).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_vrouter"))
-            .arg("--config")
-            .arg(&config)
-            .args(["--log", "error"])
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vrouter"));
+        let child = spawn(command.arg("--config").arg(&config).args(["--log", "error"]));
         Self { child, folder }
     }
 
-    async fn client(&self) -> EngineClient<Channel> {
+    pub(crate) async fn client(&self) -> EngineClient<Channel> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match connect_engine(&self.folder.path().join("engine.sock")).await {
@@ -100,7 +105,12 @@ async fn program(client: &mut EngineClient<Channel>, pod: &Namespace) {
         gateway_mac: vec![0x0a, 0x58, 10, 244, 1, 1],
         ..Vrf::default()
     };
-    let upserts = [Kind::Vrf(vrf), Kind::Port(port)].map(|kind| Object { kind: Some(kind) }).into();
+    apply(client, [Kind::Vrf(vrf), Kind::Port(port)].map(|kind| Object { kind: Some(kind) })).await;
+}
+
+/// Puts these objects in force, and no others.
+pub(crate) async fn apply(client: &mut EngineClient<Channel>, objects: impl Into<Vec<Object>>) {
+    let upserts = objects.into();
     let parts = [
         Part::Header(ApplyHeader { generation: 1, full_sync: true }),
         Part::Objects(ObjectBatch { upserts, deletes: Vec::new() }),

@@ -127,7 +127,8 @@ impl EngineNode {
 
     /// Puts everything in force: the pods there are, and the tunnel to the other node.
     pub(crate) fn configure(&mut self, tunnel: Tunnel) {
-        let upserts = self.objects(tunnel);
+        let Self { node, peer, pods, has_partial_checksums, .. } = self;
+        let upserts = objects(*node, *peer, pods, tunnel, *has_partial_checksums);
         self.apply(api::ObjectBatch { upserts, deletes: vec![] }, true);
     }
 
@@ -230,61 +231,6 @@ impl EngineNode {
         })
     }
 
-    fn objects(&self, tunnel: Tunnel) -> Vec<api::Object> {
-        let (node, peer) = (self.node, self.peer);
-        let backend = |interface: &str| api::AfXdpBackend {
-            interface: interface.into(),
-            partial_checksums: self.has_partial_checksums && interface.starts_with("veth"),
-            ..api::AfXdpBackend::default()
-        };
-        let pods = (10..).zip(&self.pods).map(|(number, pod)| {
-            let addresses = pod.addresses.map(bytes).to_vec();
-            let name = guest_name(number);
-            let mac = node.pod_mac(number);
-            port(&name, api::port::Role::Guest, mac, addresses, backend(&host_end(number)))
-        });
-        let own = node.addresses().map(bytes).to_vec();
-        let fixed = [
-            api::object::Kind::Node(api::Node {
-                name: format!("node{}", node.0),
-                vtep_addresses: own.clone(),
-                router_mac: node.router_mac().octets().into(),
-                uplink_port: "uplink".into(),
-                host_port: "host".into(),
-                ..api::Node::default()
-            }),
-            api::object::Kind::Vrf(api::Vrf {
-                id: 0,
-                name: "default".into(),
-                vnis: vec![1],
-                gateway_addresses: node.gateways().map(bytes).to_vec(),
-                gateway_mac: node.gateway_mac().octets().into(),
-            }),
-            port("uplink", api::port::Role::Uplink, MacAddress::ZERO, vec![], backend("up0")),
-            port("host", api::port::Role::Host, node.router_mac(), own, backend("vrhost1")),
-            api::object::Kind::Tunnel(api::Tunnel {
-                name: "peer".into(),
-                remote: bytes(peer.address(tunnel.is_v6)),
-                vni: 1,
-                udp_port: tunnel.udp_port.into(),
-                remote_router_mac: tunnel.remote_router_mac.octets().into(),
-                ..api::Tunnel::default()
-            }),
-        ];
-        let ranges = peer.pod_ranges().into_iter();
-        let nodes = peer.addresses().map(|own| (own, if own.is_ipv4() { 32 } else { 128 }));
-        let routes = ranges.chain(nodes).map(|(prefix, length)| {
-            let prefix = api::Prefix { address: bytes(prefix), length: length.into() };
-            let via = api::next_hop::Via::Tunnel("peer".into());
-            api::object::Kind::Route(api::Route {
-                key: Some(api::RouteKey { vrf: 0, prefix: Some(prefix) }),
-                next_hops: vec![api::NextHop { via: Some(via) }],
-            })
-        });
-        let all = fixed.into_iter().chain(pods).chain(routes);
-        all.map(|kind| api::Object { kind: Some(kind) }).collect()
-    }
-
     /// Stops the engine; checks that all packets and all frames are accounted for.
     pub(crate) fn finish(mut self) {
         let story = self.story();
@@ -314,7 +260,7 @@ fn host_end(number: u8) -> String {
 }
 
 /// The pair toward the node's own stack, and the stack's routes to pods and to the other node's.
-fn set_up_host_port(namespace: &Namespace, node: Node) {
+pub(crate) fn set_up_host_port(namespace: &Namespace, node: Node) {
     let mac = node.router_mac();
     namespace.ip(&format!("link add vrhost0 address {mac} type veth peer vrhost1"));
     namespace.run("ethtool -K vrhost0 tx off");
@@ -328,6 +274,67 @@ fn set_up_host_port(namespace: &Namespace, node: Node) {
         let (gateway, source) = (node.gateways()[index], node.addresses()[index]);
         namespace.ip(&format!("route add {range} via {gateway} dev vrhost0 onlink src {source}"));
     }
+}
+
+/// All that a node is: its pods, and the tunnel to the other node.
+pub(crate) fn objects(
+    node: Node,
+    peer: Node,
+    pods: &[Pod],
+    tunnel: Tunnel,
+    has_partial_checksums: bool,
+) -> Vec<api::Object> {
+    let backend = |interface: &str| api::AfXdpBackend {
+        interface: interface.into(),
+        partial_checksums: has_partial_checksums && interface.starts_with("veth"),
+        ..api::AfXdpBackend::default()
+    };
+    let pods = (10..).zip(pods).map(|(number, pod)| {
+        let addresses = pod.addresses.map(bytes).to_vec();
+        let name = guest_name(number);
+        let mac = node.pod_mac(number);
+        port(&name, api::port::Role::Guest, mac, addresses, backend(&host_end(number)))
+    });
+    let own = node.addresses().map(bytes).to_vec();
+    let fixed = [
+        api::object::Kind::Node(api::Node {
+            name: format!("node{}", node.0),
+            vtep_addresses: own.clone(),
+            router_mac: node.router_mac().octets().into(),
+            uplink_port: "uplink".into(),
+            host_port: "host".into(),
+            ..api::Node::default()
+        }),
+        api::object::Kind::Vrf(api::Vrf {
+            id: 0,
+            name: "default".into(),
+            vnis: vec![1],
+            gateway_addresses: node.gateways().map(bytes).to_vec(),
+            gateway_mac: node.gateway_mac().octets().into(),
+        }),
+        port("uplink", api::port::Role::Uplink, MacAddress::ZERO, vec![], backend("up0")),
+        port("host", api::port::Role::Host, node.router_mac(), own, backend("vrhost1")),
+        api::object::Kind::Tunnel(api::Tunnel {
+            name: "peer".into(),
+            remote: bytes(peer.address(tunnel.is_v6)),
+            vni: 1,
+            udp_port: tunnel.udp_port.into(),
+            remote_router_mac: tunnel.remote_router_mac.octets().into(),
+            ..api::Tunnel::default()
+        }),
+    ];
+    let ranges = peer.pod_ranges().into_iter();
+    let nodes = peer.addresses().map(|own| (own, if own.is_ipv4() { 32 } else { 128 }));
+    let routes = ranges.chain(nodes).map(|(prefix, length)| {
+        let prefix = api::Prefix { address: bytes(prefix), length: length.into() };
+        let via = api::next_hop::Via::Tunnel("peer".into());
+        api::object::Kind::Route(api::Route {
+            key: Some(api::RouteKey { vrf: 0, prefix: Some(prefix) }),
+            next_hops: vec![api::NextHop { via: Some(via) }],
+        })
+    });
+    let all = fixed.into_iter().chain(pods).chain(routes);
+    all.map(|kind| api::Object { kind: Some(kind) }).collect()
 }
 
 fn bytes(address: IpAddr) -> Vec<u8> {
@@ -411,13 +418,7 @@ fn flow_config() -> flowtable::Config {
 
 fn adjacency(engine: &Engine<Pipeline>, way: &Way) -> Adjacency {
     let uplink = engine.config().ports().find(|(_, object)| object.role == Role::Uplink);
-    match (way, uplink) {
-        (Way::Resolved(hop), Some((port, _))) if hop.interface == "up0" => Adjacency::Resolved {
-            port,
-            source_mac: hop.source_mac,
-            destination_mac: hop.destination_mac,
-            mtu_bytes: u16::try_from(hop.mtu_bytes).unwrap_or(u16::MAX),
-        },
-        _ => Adjacency::Unresolved,
-    }
+    Adjacency::from_way(way, |interface| {
+        uplink.filter(|_| interface == "up0").map(|(port, _)| port)
+    })
 }

@@ -18,3 +18,4 @@ mod plan;
 mod queues;
 mod scenarios;
 mod traffic;
+mod unresolved;

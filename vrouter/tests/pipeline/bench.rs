@@ -93,10 +93,13 @@ impl Bench {
     pub(crate) fn resolve(&mut self, destination_mac: MacAddress) {
         let (port, _) = self.config.port_by_name("uplink").unwrap();
         let source_mac = Node::A.mac();
+        self.tell(Adjacency::Resolved { port, source_mac, destination_mac, mtu_bytes: u16::MAX });
+    }
+
+    /// Tells how the underlay reaches all remote ends, and publishes that.
+    pub(crate) fn tell(&mut self, adjacency: Adjacency) {
         let remotes: Vec<IpAddr> = self.config.underlay_addresses().collect();
         for remote in remotes {
-            let adjacency =
-                Adjacency::Resolved { port, source_mac, destination_mac, mtu_bytes: u16::MAX };
             self.config.set_adjacency(remote, adjacency);
         }
         self.publish();

@@ -6,12 +6,16 @@ use control_api::engine as api;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use vrouter::{
     drops::DropReason,
+    next_hop::Adjacency,
     replay::{ReplayInput, ReplayOutput},
 };
 
-use crate::rig::{
-    Node, Udp, assert_checksums, echo_request, fix_ipv4_checksum, input, objects, reasons, route,
-    run, run_from, sent, with_dont_fragment,
+use crate::{
+    bench::Bench,
+    rig::{
+        Node, Udp, assert_checksums, echo_request, fix_ipv4_checksum, input, objects, reasons,
+        route, run, run_from, sent, with_dont_fragment,
+    },
 };
 
 /// Type, code and what follows the eight bytes of an ICMP error to pod 10, whose source is the
@@ -85,7 +89,7 @@ fn a_packet_without_a_route_is_dropped_and_its_sender_told() {
     assert_eq!((kind, code), (3, 0));
 }
 
-/// Node A without an uplink: nothing resolves.
+/// Node A without an uplink: nothing is reached.
 fn without_uplink() -> Vec<api::Object> {
     let objects = crate::rig::changed(objects(Node::A), |kind| {
         if let api::object::Kind::Node(node) = kind {
@@ -110,6 +114,32 @@ fn a_packet_to_a_node_that_is_not_reached_is_dropped_and_its_sender_told() {
         let output = run(without_uplink(), &[burst_of(500, &frame)]);
         assert_eq!(reasons(&output), [DropReason::NextHopUnresolved; 500]);
         assert_eq!(sent(&output, "default/pod10").len(), 100);
+    }
+}
+
+#[test]
+fn nobody_is_told_while_a_next_hop_is_only_being_asked_for() {
+    for destination in [IpAddr::from(Node::B.pod(10)), Node::B.pod6(10).into()] {
+        let frame = Udp::from_pod(destination).frame();
+        let mut bench = Bench::new();
+        // A flow of before, and the first packet of another one.
+        let other = Udp { ports: (5001, 6000), ..Udp::from_pod(destination) }.frame();
+        assert_eq!(bench.send("default/pod10", &frame).ports(), ["uplink"]);
+        bench.tell(Adjacency::Pending);
+        for frame in [&frame, &other] {
+            let outcome = bench.send("default/pod10", frame);
+            assert_eq!(outcome.drops, [DropReason::NextHopUnresolved]);
+            assert_eq!(outcome.sent, []);
+        }
+        bench.tell(Adjacency::Unreachable);
+        for frame in [&frame, &other] {
+            let outcome = bench.send("default/pod10", frame);
+            assert_eq!(outcome.drops, [DropReason::NextHopUnresolved]);
+            let [(port, error)] = &outcome.sent[..] else { panic!("{:?}", outcome.sent) };
+            assert_eq!(port, "default/pod10");
+            let (kind, code, ..) = error_to_pod(error);
+            assert_eq!((kind, code), if destination.is_ipv4() { (3, 1) } else { (1, 3) });
+        }
     }
 }
 

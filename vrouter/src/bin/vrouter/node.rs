@@ -118,13 +118,17 @@ impl Node {
     /// Puts a batch in force; returns when every worker has passed a quiescent point at or after
     /// it.
     ///
+    /// The underlay is asked about new tunnels before workers see them: where the kernel knows the
+    /// next hop, which is mostly a gateway in use already, not one packet finds it unresolved.
+    ///
     /// # Errors
     ///
     /// Fails as [`Engine::apply`] does.
     pub(crate) fn apply(&mut self, batch: Batch) -> Result<ApplyResponse, ApplyError> {
-        let applied = self.engine.apply(batch)?;
+        let accepted = self.engine.accept(batch)?;
         self.follow_remotes();
         self.tell_adjacencies();
+        let applied = self.engine.put_in_force(accepted)?;
         let error = |error: vrouter::engine::PortError| PortError {
             port: error.port,
             message: error.message,
@@ -175,7 +179,7 @@ impl Node {
         for gone in self.remotes.difference(&remotes) {
             self.ways.remove(gone);
             self.adjacencies.remove(gone);
-            self.engine.set_adjacency(*gone, Adjacency::Unresolved);
+            self.engine.set_adjacency(*gone, Adjacency::default());
         }
         if let Some(underlay) = &mut self.underlay {
             underlay.set_targets(remotes.iter().copied());
@@ -226,8 +230,7 @@ impl Node {
     /// Looks for the port of each way again: a batch may bring the port after its way was found, or
     /// move it.
     fn tell_adjacencies(&mut self) {
-        let remotes: Vec<_> = self.ways.keys().copied().collect();
-        for remote in remotes {
+        for remote in self.remotes.clone() {
             self.tell_adjacency(remote);
         }
     }
@@ -242,17 +245,11 @@ impl Node {
 
     /// How tunnels reach `remote`: its next hop must be behind one of our ports.
     fn adjacency(&self, remote: IpAddr) -> Adjacency {
-        let Some(Way::Resolved(hop)) = self.ways.get(&remote) else {
-            return Adjacency::Unresolved;
-        };
-        match self.port_on(&hop.interface) {
-            Some(port) => Adjacency::Resolved {
-                port,
-                source_mac: hop.source_mac,
-                destination_mac: hop.destination_mac,
-                mtu_bytes: u16::try_from(hop.mtu_bytes).unwrap_or(u16::MAX),
-            },
-            None => Adjacency::Unresolved,
+        match self.ways.get(&remote) {
+            Some(way) => Adjacency::from_way(way, |interface| self.port_on(interface)),
+            None if self.underlay.is_some() => Adjacency::Pending,
+            // Nobody will ever tell.
+            None => Adjacency::Unreachable,
         }
     }
 

@@ -47,7 +47,7 @@ impl Node {
     /// What is wrong with the underlay, and the next step.
     pub(super) fn underlay_warnings(&self) -> Vec<String> {
         let tunnels = self.engine.config().tunnels();
-        let down = tunnels.filter(|tunnel| tunnel.adjacency == Adjacency::Unresolved);
+        let down = tunnels.filter(|tunnel| !tunnel.adjacency.is_resolved());
         let mut warnings: Vec<_> = down
             .map(|tunnel| {
                 let (name, remote) = (&tunnel.object.name, tunnel.object.remote);
@@ -83,11 +83,11 @@ impl Node {
     fn tunnel_state(&self, remote: IpAddr, adjacency: Adjacency) -> String {
         match (adjacency, self.ways.get(&remote)) {
             (Adjacency::Resolved { .. }, _) => "up".to_owned(),
-            (Adjacency::Unresolved, Some(Way::Resolved(hop))) => {
+            (_, Some(Way::Resolved(hop))) => {
                 format!("the way leads through {}, which is no port", hop.interface)
             }
-            (Adjacency::Unresolved, Some(Way::Unresolved(obstacle))) => obstacle.to_string(),
-            (Adjacency::Unresolved, None) => "not looked at yet".to_owned(),
+            (_, Some(Way::Unresolved(obstacle))) => obstacle.to_string(),
+            (_, None) => "not looked at yet".to_owned(),
         }
     }
 
