@@ -8,8 +8,9 @@
 pub(crate) mod outer;
 pub(crate) mod outer_fragments;
 mod stage;
+mod tunnel_cache;
 
-pub(crate) use self::stage::LastTunnel;
+pub(crate) use self::tunnel_cache::TunnelCache;
 
 use std::net::IpAddr;
 

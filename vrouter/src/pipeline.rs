@@ -27,7 +27,7 @@ use crate::{
     memory::{FramePool, Region},
     outbox::Outbox,
     packet::Packet,
-    parse::{Headers, LastTunnel, Refusal},
+    parse::{Headers, Refusal, TunnelCache},
     port::PortRef,
     publish::Subscriber,
     rate_limit::TokenBucket,
@@ -58,7 +58,7 @@ pub(crate) struct Own {
     pub(crate) trace: DropTrace,
     /// The next identification of an outer IPv4 header, or of a packet that is fragmented here.
     pub(crate) identification: u16,
-    pub(crate) last_tunnel: LastTunnel,
+    pub(crate) tunnels: TunnelCache,
 }
 
 /// The packets of a burst that belong to flows, and what is known about each: arrays side by side,
@@ -105,7 +105,7 @@ impl Pipeline {
             icmp_errors: TokenBucket::for_icmp_errors(),
             trace,
             identification: 0,
-            last_tunnel: LastTunnel::default(),
+            tunnels: TunnelCache::default(),
         };
         Ok(Self { snapshots, flows, flow_worker, scratch: Scratch::default(), own })
     }

@@ -3,7 +3,7 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use encap::{
     ethernet::{EtherType, EthernetView},
@@ -85,11 +85,9 @@ impl Pass<'_> {
 
     /// Counts a packet under the tunnel that it came out of, if there is one to where it came from.
     fn count_decapsulated(&mut self, packet: &Packet, remote: IpAddr, vni: Vni) {
-        let last = &mut self.own.last_tunnel;
-        if !last.is_for(self.snapshot.version, remote, vni) {
-            *last = LastTunnel::find(self.snapshot, remote, vni);
-        }
-        if let Some(tunnel) = last.tunnel {
+        let snapshot = self.snapshot;
+        let search = || find_tunnel(snapshot, remote, vni);
+        if let Some(tunnel) = self.own.tunnels.find(snapshot.version, remote, vni, search) {
             self.stats.tunnel_rx(tunnel, u64::from(packet.total_bytes()));
         }
     }
@@ -172,35 +170,12 @@ impl Pass<'_> {
     }
 }
 
-/// The tunnel that the last packet from the fabric came out of, which the next one mostly comes out
-/// of, too: a comparison instead of a search.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LastTunnel {
-    version: u64,
-    remote: IpAddr,
-    vni: Option<Vni>,
-    tunnel: Option<TunnelRef>,
-}
-
-impl Default for LastTunnel {
-    fn default() -> Self {
-        Self { version: 0, remote: Ipv4Addr::UNSPECIFIED.into(), vni: None, tunnel: None }
-    }
-}
-
-impl LastTunnel {
-    fn is_for(&self, version: u64, remote: IpAddr, vni: Vni) -> bool {
-        self.version == version && self.remote == remote && self.vni == Some(vni)
-    }
-
-    #[cold]
-    fn find(snapshot: &Snapshot, remote: IpAddr, vni: Vni) -> Self {
-        let slot = snapshot.tunnel_to(remote, vni).and_then(|slot| snapshot.next_hops.slot(slot));
-        let tunnel = match slot.map(|slot| &slot.hop) {
-            Some(NextHop::Tunnel(hop)) => Some(hop.tunnel),
-            _ => None,
-        };
-        Self { version: snapshot.version, remote, vni: Some(vni), tunnel }
+#[cold]
+fn find_tunnel(snapshot: &Snapshot, remote: IpAddr, vni: Vni) -> Option<TunnelRef> {
+    let slot = snapshot.next_hops.slot(snapshot.tunnel_to(remote, vni)?)?;
+    match &slot.hop {
+        NextHop::Tunnel(hop) => Some(hop.tunnel),
+        _ => None,
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Counting is one index, one comparison and two additions in one cache line: the table is the
 //! worker's own, so the line stays in its cache while a tunnel is busy. In the bench `pipeline`
-//! that is lost in the noise for packets into a tunnel. Out of one, the tunnel is found in a cache of
-//! peers.
+//! that is lost in the noise for packets into a tunnel. Out of one, the tunnel is found in a
+//! cache of peers.
 //!
 //! A slot that gets another tunnel starts at zero: a tunnel's counters are gone with it, as its
 //! metrics are.
