@@ -75,7 +75,7 @@ pub struct RegionConfig {
 
 impl Default for RegionConfig {
     fn default() -> Self {
-        Self { frame_count: 16_384, frame_bytes: 2048, huge_pages: true }
+        Self { frame_count: 65_536, frame_bytes: 2048, huge_pages: true }
     }
 }
 
