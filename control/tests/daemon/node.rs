@@ -312,6 +312,16 @@ impl Node {
             .collect()
     }
 
+    /// Waits until the kernel has taken away the interfaces of namespaces that ended: it does so some
+    /// time later.
+    pub(crate) async fn until_interfaces_are_gone(&self) {
+        let started = Instant::now();
+        while !self.host_interfaces().is_empty() {
+            assert!(started.elapsed() < LIMIT, "{:?} are still there", self.host_interfaces());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// A verb about the container `pod`, as a runtime asks for it.
     pub(crate) fn verb(&self, verb: &str, pod: &str) -> Verb<'_> {
         Verb {

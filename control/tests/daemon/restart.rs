@@ -145,6 +145,7 @@ async fn a_record_that_cannot_be_read_goes_with_del_with_gc_or_with_its_containe
         });
         if way == "container" {
             delete_namespace(&pod);
+            node.until_interfaces_are_gone().await;
         }
         node.start().await;
         if way != "container" {
@@ -169,7 +170,7 @@ async fn a_record_that_cannot_be_read_goes_with_del_with_gc_or_with_its_containe
             _ => {}
         }
         assert_nothing_is_left(&node, &engine, way).await;
-        assert_eq!(node.status().await.problems, Vec::<String>::new(), "{way}");
+        node.until_status("nothing is wrong", |status| status.problems.is_empty()).await;
         if way != "container" {
             delete_namespace(&pod);
         }
