@@ -96,6 +96,7 @@ async fn a_second_add_fails_and_the_first_stays() {
     assert!(message.contains("id-web"), "{message}");
     // The old sandbox ended without a DEL: then the new one takes over.
     delete_namespace(&pod);
+    node.until_interfaces_are_gone().await;
     node.verb("ADD", "web").container("id-new").netns(&again).succeed().await;
     node.verb("DEL", "web").container("id-new").succeed().await;
     assert_nothing_is_left(&node, &engine).await;

@@ -110,6 +110,7 @@ async fn a_container_that_ended_meanwhile_gives_its_address_back() {
     node.verb("ADD", "web").succeed().await;
     node.kill();
     delete_namespace(&pod);
+    node.until_interfaces_are_gone().await;
     node.start().await;
     assert_nothing_is_left(&node, &engine, "after the restart").await;
 }
