@@ -114,6 +114,7 @@ fn lookups(c: &mut Criterion) {
                     let mut found = [Lookup::Miss; BURST];
                     worker.lookup_burst(keys, &hashes, config, &mut found);
                     if records {
+                        worker.prefetch_states(&found);
                         for found in &found {
                             if let Lookup::Hit(flow) = *found {
                                 black_box(worker.record(flow, &DATAGRAM, 7));

@@ -265,6 +265,12 @@ impl<A: Action> FlowWorker<A> {
         self.core.lookup_burst(keys, hashes, config, out);
     }
 
+    /// Asks the processor for what [`Self::record`] reads of the flows that were found, so that the
+    /// cache misses of a burst overlap. Changes nothing.
+    pub fn prefetch_states(&mut self, found: &[Lookup]) {
+        self.core.prefetch_states(found);
+    }
+
     /// Records a packet of a flow: advances connection tracking, counts, and notes when it was
     /// seen.
     ///

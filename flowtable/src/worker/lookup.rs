@@ -87,6 +87,14 @@ impl WorkerCore {
         }
     }
 
+    pub(super) fn prefetch_states(&self, found: &[Lookup]) {
+        for found in found {
+            if let Lookup::Hit(flow) | Lookup::Stale(flow) = found {
+                self.store.prefetch_connection(flow.connection);
+            }
+        }
+    }
+
     pub(super) fn record(
         &mut self,
         flow: FlowRef,
