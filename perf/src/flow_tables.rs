@@ -42,6 +42,11 @@ pub trait FlowMap {
     fn bytes_outside_heap(&self) -> usize {
         0
     }
+
+    /// Whether its memory is on huge pages; `None` if it does not ask for them.
+    fn is_on_huge_pages(&self) -> Option<bool> {
+        None
+    }
 }
 
 /// Makes a table for `directions` entries, of which it is to be `load_percent` full once they are

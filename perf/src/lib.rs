@@ -5,3 +5,4 @@ pub mod bench_node;
 pub mod figures;
 pub mod flow_tables;
 pub mod machine;
+pub mod peers;

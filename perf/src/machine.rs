@@ -65,13 +65,24 @@ pub enum PinError {
 ///
 /// Fails if there is no such CPU, or this process may not use it.
 pub fn pin(cpu: usize) -> Result<(), PinError> {
-    let usable: Vec<usize> =
-        core_affinity::get_core_ids().into_iter().flatten().map(|core| core.id).collect();
+    let usable = usable_cpus();
     if !usable.contains(&cpu) {
         return Err(PinError::NoSuchCpu { cpu, usable });
     }
     let is_pinned = core_affinity::set_for_current(core_affinity::CoreId { id: cpu });
     if is_pinned { Ok(()) } else { Err(PinError::Refused(cpu)) }
+}
+
+/// The CPUs that the calling thread may run on now.
+#[must_use]
+pub fn usable_cpus() -> Vec<usize> {
+    core_affinity::get_core_ids().into_iter().flatten().map(|core| core.id).collect()
+}
+
+/// Moves the calling thread to a CPU, even if the thread that started it is pinned to another.
+/// Without effect if this process may not use it.
+pub fn move_to(cpu: usize) {
+    let _ = core_affinity::set_for_current(core_affinity::CoreId { id: cpu });
 }
 
 fn list(cpus: &[usize]) -> String {

@@ -75,6 +75,10 @@ impl FlowMap for Ours {
     fn bytes_outside_heap(&self) -> usize {
         self.table.region_bytes()
     }
+
+    fn is_on_huge_pages(&self) -> Option<bool> {
+        Some(self.table.is_on_huge_pages())
+    }
 }
 
 impl User {

@@ -52,6 +52,9 @@ pub(crate) struct FlowtableOptions {
     /// Pins the measuring thread to this CPU.
     #[arg(long, value_name = "CPU")]
     pub(crate) cpu: Option<usize>,
+    /// A C program that sketches the limit of a lookup; without it, it is left out.
+    #[arg(long, value_name = "FILE.c", default_value = "../shared/lab/flow_lookup_sketch.c")]
+    pub(crate) sketch: PathBuf,
     /// Writes the results to a file, too; `-` is the standard output, instead of the table.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

@@ -2,27 +2,22 @@
 //!
 //! All tables of a case are filled first; then each round measures one after the other.
 
-use std::{
-    hint::black_box,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    thread,
-    time::{Duration, Instant},
-};
+mod maps;
+mod processes;
+
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use flowtable::FlowKey;
 use perf::{
     figures::Figures,
-    flow_tables::{ALL, Access, FlowMap, key, packets},
-    machine::{Machine, Preemptions, pin},
+    flow_tables::{ALL, packets},
+    machine::{Machine, pin, usable_cpus},
+    peers::{PeerError, rte_hash::RteHash, sketch::Sketch},
 };
 use serde::Serialize;
 
 use crate::{
-    allocations::heap_bytes,
     cli::{Case, FlowtableOptions},
     report::{self, Progress},
 };
@@ -51,6 +46,9 @@ pub(crate) struct Row {
     /// Connections a second that the other thread came to, in its slowest round.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) churn_per_second: Option<f64>,
+    /// Whether its memory is on huge pages; of those that ask for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) is_on_huge_pages: Option<bool>,
 }
 
 impl Row {
@@ -62,203 +60,139 @@ impl Row {
             .churn_per_second
             .filter(|rate| *rate < 0.95 * f64::from(CHURN_PER_SECOND))
             .map(|rate| format!("only {:.0} k connections/s beside it", rate / 1e3));
-        preempted.into_iter().chain(slow).collect()
+        let small = (self.is_on_huge_pages == Some(false)).then(|| "on 4 KiB pages".to_owned());
+        preempted.into_iter().chain(slow).chain(small).collect()
     }
 }
 
-/// A table in a case.
-struct Contender {
-    map: Box<dyn FlowMap>,
-    access: Box<dyn Access>,
-    /// The other thread's, while it does not run.
-    churner: Option<Box<dyn Access>>,
-    bytes_per_direction: f64,
-    runs: Vec<f64>,
-    rounds_preempted: u32,
+/// A table in a case, filled.
+trait Contender {
+    fn name(&self) -> &'static str;
+
+    fn bytes_per_direction(&self) -> f64;
+
+    /// Whether its memory is on huge pages; `None` if it does not ask for them.
+    fn is_on_huge_pages(&self) -> Option<bool>;
+
+    /// Measures one round of the case.
+    fn measure(&mut self, case: Case, round: u32) -> anyhow::Result<Measured>;
+}
+
+/// What one round gave.
+struct Measured {
+    nanoseconds: f64,
+    is_preempted: bool,
     churn_per_second: Option<f64>,
 }
 
+/// What a case is measured with.
+struct Setup<'a> {
+    case: Case,
+    flows: u32,
+    options: &'a FlowtableOptions,
+    /// The measuring thread stays on these.
+    cpus: &'a [usize],
+    /// The thread that inserts and removes meanwhile has this one to itself, if there are two.
+    churn_cpu: usize,
+}
+
+impl Setup<'_> {
+    fn connections(&self) -> u32 {
+        self.flows / 2
+    }
+
+    /// How full the table's slots are.
+    fn load_percent(&self) -> u32 {
+        match self.case {
+            Case::LookupMiss => 85,
+            Case::LookupHit | Case::InsertPair | Case::LookupUnderChurn => 50,
+        }
+    }
+
+    fn wants(&self, table: &str) -> bool {
+        self.options.tables.is_empty() || self.options.tables.iter().any(|name| name == table)
+    }
+
+    /// Keys to look up in a round.
+    fn keys(&self) -> Vec<FlowKey> {
+        let first = if self.case == Case::LookupMiss { self.connections() } else { 0 };
+        packets(first, self.connections(), LOOKUPS)
+    }
+}
+
 pub(crate) fn run(options: &FlowtableOptions) -> anyhow::Result<()> {
-    if let Some(unknown) =
-        options.tables.iter().find(|name| !ALL.iter().any(|(known, _)| known == name))
-    {
-        let known = ALL.map(|(name, _)| name).join(", ");
-        bail!("there is no table {unknown}; there are {known}");
+    let names: Vec<&str> =
+        ALL.iter().map(|(name, _)| *name).chain([RteHash::NAME, Sketch::NAME]).collect();
+    if let Some(unknown) = options.tables.iter().find(|name| !names.contains(&name.as_str())) {
+        bail!("there is no table {unknown}; there are {}", names.join(", "));
     }
     let cases = if options.cases.is_empty() { &Case::ALL[..] } else { &options.cases };
+    let all_cpus = usable_cpus();
     if let Some(cpu) = options.cpu {
         pin(cpu)?;
     }
+    let cpus = usable_cpus();
     let machine = Machine::now();
-    let mut rows = Vec::new();
+    let other_cpu = all_cpus.iter().find(|cpu| options.cpu.is_some_and(|own| **cpu != own));
+    let churn_cpu = other_cpu.or(all_cpus.last()).copied().unwrap_or(0);
+    let (mut rows, mut skipped) = (Vec::new(), Vec::new());
     let mut progress = Progress::new(cases.len() * options.flows.len());
     for &case in cases {
         for &flows in &options.flows {
             progress.step(&format!("{}, {flows} flows", case.name()));
-            rows.extend(measure(case, flows, options)?);
+            let setup = Setup { case, flows, options, cpus: &cpus, churn_cpu };
+            rows.extend(measure(&setup, &mut skipped)?);
         }
     }
     progress.finish();
-    report::flowtable(&machine, &rows, options.json.as_deref()).context("cannot write the results")
+    report::flowtable(&machine, &rows, &skipped, options.json.as_deref())
+        .context("cannot write the results")
 }
 
-fn measure(case: Case, flows: u32, options: &FlowtableOptions) -> anyhow::Result<Vec<Row>> {
-    let connections = flows / 2;
-    let mut contenders: Vec<Contender> = ALL
-        .iter()
-        .filter(|(name, _)| options.tables.is_empty() || options.tables.iter().any(|t| t == name))
-        .map(|(_, make)| Contender::filled(|| make(flows, load_percent(case)), connections))
-        .collect();
-    let first = if case == Case::LookupMiss { connections } else { 0 };
-    let keys = packets(first, connections, LOOKUPS);
+/// Measures a case; tells in `skipped` who is left out, and why.
+fn measure(setup: &Setup, skipped: &mut Vec<String>) -> anyhow::Result<Vec<Row>> {
+    let mut contenders = maps::contenders(setup);
+    for (name, peer) in processes::contenders(setup) {
+        match peer {
+            Ok(contender) => contenders.push(contender),
+            Err(
+                error @ (PeerError::NotInstalled { .. }
+                | PeerError::NoSource { .. }
+                | PeerError::Run { .. }),
+            ) => {
+                let reason = format!("{name}: skipped: {error}");
+                if !skipped.contains(&reason) {
+                    skipped.push(reason);
+                }
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot measure {name}")),
+        }
+    }
+    let mut taken: Vec<Vec<Measured>> = contenders.iter().map(|_| Vec::new()).collect();
     // One round more, the first, which is not counted: caches and predictors are cold.
-    for round in 0..=options.rounds {
-        for contender in &mut contenders {
-            let preemptions = Preemptions::watch();
-            let took = match case {
-                Case::LookupHit => contender.look_up(&keys, LOOKUPS)?,
-                Case::LookupMiss => contender.look_up(&keys, 0)?,
-                Case::InsertPair => contender.insert(connections, round),
-                Case::LookupUnderChurn => contender.look_up_under_churn(&keys, connections)?,
-            };
+    for round in 0..=setup.options.rounds {
+        for (contender, taken) in contenders.iter_mut().zip(&mut taken) {
+            let measured = contender.measure(setup.case, round)?;
             if round > 0 {
-                contender.runs.push(took);
-                contender.rounds_preempted += u32::from(preemptions.count() > 0);
+                taken.push(measured);
             }
         }
     }
-    let row = |contender: Contender| {
-        Some(Row {
-            table: contender.map.name(),
-            case: case.name(),
-            flows,
-            ns_per_op: Figures::of(&contender.runs)?,
-            bytes_per_direction: contender.bytes_per_direction,
-            rounds_preempted: contender.rounds_preempted,
-            churn_per_second: contender.churn_per_second,
-        })
-    };
-    Ok(contenders.into_iter().filter_map(row).collect())
+    let rows = contenders.iter().zip(&taken);
+    Ok(rows.filter_map(|(contender, taken)| row(setup, contender.as_ref(), taken)).collect())
 }
 
-/// How full the table's slots are.
-fn load_percent(case: Case) -> u32 {
-    match case {
-        Case::LookupMiss => 85,
-        Case::LookupHit | Case::InsertPair | Case::LookupUnderChurn => 50,
-    }
-}
-
-impl Contender {
-    fn filled(make: impl FnOnce() -> Box<dyn FlowMap>, connections: u32) -> Self {
-        let before = heap_bytes();
-        let map = make();
-        let mut access = map.access();
-        for first in (0..connections).step_by(4096) {
-            let keys: Vec<FlowKey> =
-                (first..connections.min(first.saturating_add(4096))).map(key).collect();
-            access.insert_pairs(&keys);
-        }
-        let bytes = map.bytes_outside_heap() + heap_bytes().saturating_sub(before);
-        let bytes_per_direction = per(bytes, connections as usize * 2);
-        let churner = Some(map.access());
-        Self {
-            map,
-            access,
-            churner,
-            bytes_per_direction,
-            runs: Vec::new(),
-            rounds_preempted: 0,
-            churn_per_second: None,
-        }
-    }
-
-    /// Nanoseconds a lookup.
-    fn look_up(&mut self, keys: &[FlowKey], expected: usize) -> anyhow::Result<f64> {
-        let start = Instant::now();
-        let hits = black_box(self.access.look_up(black_box(keys)));
-        let took = start.elapsed();
-        if hits != expected {
-            bail!("{} found {hits} of {} keys, not {expected}", self.map.name(), keys.len());
-        }
-        Ok(nanoseconds(took, keys.len()))
-    }
-
-    /// Nanoseconds a connection. They are removed again, apart from the time.
-    fn insert(&mut self, connections: u32, round: u32) -> f64 {
-        let first = connections.wrapping_add(round.wrapping_mul(PAIRS));
-        let keys: Vec<FlowKey> = (0..PAIRS).map(|index| key(first.wrapping_add(index))).collect();
-        let start = Instant::now();
-        self.access.insert_pairs(black_box(&keys));
-        let took = start.elapsed();
-        self.access.remove_pairs(&keys);
-        nanoseconds(took, keys.len())
-    }
-
-    /// Nanoseconds a lookup, over [`CHURN_TIME`] at least.
-    fn look_up_under_churn(&mut self, keys: &[FlowKey], first: u32) -> anyhow::Result<f64> {
-        let is_over = Arc::new(AtomicBool::new(false));
-        let access = self.churner.take().unwrap_or_else(|| self.map.access());
-        let churn = Churn { access, first, is_over: Arc::clone(&is_over) };
-        let start = Instant::now();
-        let thread = thread::spawn(move || churn.run());
-        let mut runs = Vec::new();
-        let result = loop {
-            match self.look_up(keys, keys.len()) {
-                Ok(took) => runs.push(took),
-                Err(error) => break Err(error),
-            }
-            if start.elapsed() >= CHURN_TIME {
-                break Ok(());
-            }
-        };
-        is_over.store(true, Relaxed);
-        let (access, pairs) =
-            thread.join().map_err(|_| anyhow::anyhow!("the churning thread failed"))?;
-        self.churner = Some(access);
-        let per_second = f64::from(pairs) / start.elapsed().as_secs_f64();
-        let slowest = self.churn_per_second.unwrap_or(per_second);
-        self.churn_per_second = Some(slowest.min(per_second));
-        result?;
-        Ok(Figures::of(&runs).map_or(0.0, |figures| figures.median))
-    }
-}
-
-/// The other thread of a case.
-struct Churn {
-    access: Box<dyn Access>,
-    first: u32,
-    is_over: Arc<AtomicBool>,
-}
-
-impl Churn {
-    /// Inserts and removes at its rate until it is over; tells how many connections.
-    fn run(mut self) -> (Box<dyn Access>, u32) {
-        let period = Duration::from_secs(1) * CHURN_PAIRS / CHURN_PER_SECOND;
-        let mut due = Instant::now();
-        let mut pairs = 0_u32;
-        while !self.is_over.load(Relaxed) {
-            let first = self.first.wrapping_add(pairs);
-            let keys: Vec<FlowKey> =
-                (0..CHURN_PAIRS).map(|index| key(first.wrapping_add(index))).collect();
-            self.access.insert_pairs(&keys);
-            self.access.remove_pairs(&keys);
-            pairs = pairs.wrapping_add(CHURN_PAIRS);
-            due += period;
-            while Instant::now() < due && !self.is_over.load(Relaxed) {
-                std::hint::spin_loop();
-            }
-        }
-        (self.access, pairs)
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-fn per(total: usize, count: usize) -> f64 {
-    total as f64 / count.max(1) as f64
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-fn nanoseconds(took: Duration, count: usize) -> f64 {
-    took.as_secs_f64() * 1e9 / count as f64
+fn row(setup: &Setup, contender: &dyn Contender, taken: &[Measured]) -> Option<Row> {
+    let runs: Vec<f64> = taken.iter().map(|round| round.nanoseconds).collect();
+    let preempted = taken.iter().filter(|round| round.is_preempted).count();
+    Some(Row {
+        table: contender.name(),
+        case: setup.case.name(),
+        flows: setup.flows,
+        ns_per_op: Figures::of(&runs)?,
+        bytes_per_direction: contender.bytes_per_direction(),
+        rounds_preempted: u32::try_from(preempted).unwrap_or(u32::MAX),
+        churn_per_second: taken.iter().filter_map(|round| round.churn_per_second).reduce(f64::min),
+        is_on_huge_pages: contender.is_on_huge_pages(),
+    })
 }

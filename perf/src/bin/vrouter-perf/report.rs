@@ -39,11 +39,19 @@ impl Progress {
     }
 }
 
-pub(crate) fn flowtable(machine: &Machine, rows: &[Row], json: Option<&Path>) -> io::Result<()> {
+pub(crate) fn flowtable(
+    machine: &Machine,
+    rows: &[Row],
+    skipped: &[String],
+    json: Option<&Path>,
+) -> io::Result<()> {
     let text = serde_json::to_string_pretty(rows)?;
     match json {
         Some(path) if path == Path::new("-") => {
             println!("{text}");
+            for reason in skipped {
+                eprintln!("{reason}");
+            }
             return Ok(());
         }
         Some(path) => fs::write(path, text + "\n")?,
@@ -69,6 +77,9 @@ pub(crate) fn flowtable(machine: &Machine, rows: &[Row], json: Option<&Path>) ->
             row.bytes_per_direction,
             row.remarks().join("; "),
         );
+    }
+    for reason in skipped {
+        println!("{reason}");
     }
     println!("\nRATIO: to vrouter in the same case. BYTES: of memory a direction, all told.");
     Ok(())
