@@ -2,7 +2,12 @@
 //! crate.
 
 pub mod bench_node;
+pub mod cycles;
+pub mod disturbance;
+pub mod engine_run;
 pub mod figures;
 pub mod flow_tables;
 pub mod machine;
+pub mod meter;
 pub mod peers;
+pub mod traffic;

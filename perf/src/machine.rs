@@ -85,6 +85,29 @@ pub fn move_to(cpu: usize) {
     let _ = core_affinity::set_for_current(core_affinity::CoreId { id: cpu });
 }
 
+/// Checks a CPU that was asked for, or takes the last one there is: interrupts mostly come to the
+/// first.
+///
+/// # Errors
+///
+/// Fails if there is no such CPU, or this process may not use it.
+pub fn choose_cpu(asked: Option<usize>) -> Result<usize, PinError> {
+    let usable = usable_cpus();
+    match asked {
+        Some(cpu) if !usable.contains(&cpu) => Err(PinError::NoSuchCpu { cpu, usable }),
+        Some(cpu) => Ok(cpu),
+        None => Ok(usable.last().copied().unwrap_or(0)),
+    }
+}
+
+/// Keeps the calling thread, and those that it starts, away from `cpu` if there is another one.
+pub fn keep_off(cpu: usize) {
+    if let Some(id) = usable_cpus().into_iter().find(|other| *other != cpu) {
+        // Where the kernel refuses, both share the CPU, which the measurement notices.
+        move_to(id);
+    }
+}
+
 fn list(cpus: &[usize]) -> String {
     cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -1,12 +1,22 @@
-//! A port that receives the frames of one capture file and writes what it sends to another.
+//! A port that receives the frames of one capture file, or of a list in memory, and writes what it
+//! sends to another file.
 //!
-//! For replay, tests and benchmarks: the input is read whole when the port is opened, so receiving
-//! costs a copy into a frame and nothing else. What is sent lies in a ring until `flush` writes it
-//! out; frame *n* is stamped *n* microseconds, so that the same input makes the same output.
+//! For tests and benchmarks: the input is read whole when the port is opened, so receiving costs a
+//! copy into a frame and nothing else. What is sent lies in a ring until `flush` writes it out;
+//! frame *n* is stamped *n* microseconds, so that the same input makes the same output.
 
 pub mod file;
 
-use std::{collections::HashMap, os::fd::BorrowedFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    os::fd::BorrowedFd,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use self::file::{CaptureWriter, Captured, ReadPcapError, WritePcapError};
 use super::{
@@ -26,7 +36,29 @@ const TX_RING_PACKETS: usize = 1024;
 /// The largest IP packet of the port, in bytes: any that there is.
 const MTU_BYTES: u32 = 65_535;
 
-/// How often a file is received.
+/// What comes in.
+#[derive(Clone, Debug, Default)]
+pub enum PcapInput {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The frames of this file.
+    File(PathBuf),
+    /// These frames; their times do not matter.
+    Frames(Arc<[Captured]>),
+}
+
+impl PcapInput {
+    fn read(&self) -> Result<Arc<[Captured]>, ReadPcapError> {
+        match self {
+            Self::Nothing => Ok(Arc::default()),
+            Self::File(path) => file::read(path).map(Into::into),
+            Self::Frames(frames) => Ok(Arc::clone(frames)),
+        }
+    }
+}
+
+/// How often the input is received.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Repeat {
     /// Once; then the port is silent.
@@ -39,8 +71,8 @@ pub enum Repeat {
 /// The files of a port.
 #[derive(Clone, Debug, Default)]
 pub struct PcapPortConfig {
-    /// What comes in; nothing if absent.
-    pub input: Option<PathBuf>,
+    /// What comes in.
+    pub input: PcapInput,
     /// How often the input comes in.
     pub repeat: Repeat,
     /// Where to write what goes out; if absent it is freed.
@@ -60,17 +92,19 @@ pub enum OpenPcapError {
     NoFiles { name: String },
 }
 
-/// Opens a port of one queue.
+/// Opens a port of one queue. Nothing comes in before it is steered there.
 ///
 /// # Errors
 ///
 /// Fails if the input cannot be read or the output cannot be created.
 pub fn open(port: PortRef, config: &PcapPortConfig) -> Result<OpenedPort, OpenPcapError> {
-    let input = config.input.as_deref().map(file::read).transpose()?.unwrap_or_default();
+    let input = config.input.read()?;
     let output = config.output.as_deref().map(CaptureWriter::create).transpose()?;
+    let is_steered = Arc::new(AtomicBool::new(false));
     let queue = PcapQueue {
         port,
-        input: input.into(),
+        is_steered: Arc::clone(&is_steered),
+        input,
         position: 0,
         repeat: config.repeat,
         tx_ring: Vec::with_capacity(TX_RING_PACKETS),
@@ -78,7 +112,7 @@ pub fn open(port: PortRef, config: &PcapPortConfig) -> Result<OpenedPort, OpenPc
         written: 0,
         linear: Vec::with_capacity(file::PCAP_FRAME_BYTES_MAX),
     };
-    Ok(OpenedPort { queues: vec![Box::new(queue)], device: Box::new(PcapDevice) })
+    Ok(OpenedPort { queues: vec![Box::new(queue)], device: Box::new(PcapDevice { is_steered }) })
 }
 
 /// Opens pcap ports by name.
@@ -105,6 +139,8 @@ impl PortOpener for PcapOpener {
 
 struct PcapQueue {
     port: PortRef,
+    /// Whether anything comes in. The main thread writes, through the device; the worker reads.
+    is_steered: Arc<AtomicBool>,
     input: Arc<[Captured]>,
     position: usize,
     repeat: Repeat,
@@ -139,6 +175,9 @@ impl PcapQueue {
 impl PortQueue for PcapQueue {
     fn rx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst) -> usize {
         let before = burst.len();
+        if !self.is_steered.load(Relaxed) {
+            return 0;
+        }
         while burst.len() < BURST_PACKETS_MAX {
             if self.position == self.input.len() && self.repeat == Repeat::Forever {
                 self.position = 0;
@@ -180,7 +219,9 @@ impl PortQueue for PcapQueue {
     }
 }
 
-struct PcapDevice;
+struct PcapDevice {
+    is_steered: Arc<AtomicBool>,
+}
 
 impl PortDevice for PcapDevice {
     fn backend(&self) -> &'static str {
@@ -203,7 +244,8 @@ impl PortDevice for PcapDevice {
         None
     }
 
-    fn steer(&mut self, _steering: &Steering) -> Result<(), SteerError> {
+    fn steer(&mut self, steering: &Steering) -> Result<(), SteerError> {
+        self.is_steered.store(*steering != Steering::Nothing, Relaxed);
         Ok(())
     }
 
@@ -239,7 +281,7 @@ mod tests {
         let (input, output) = (folder.path().join("in.pcap"), folder.path().join("out.pcap"));
         write_input(&input);
         let config = PcapPortConfig {
-            input: Some(input.clone()),
+            input: PcapInput::File(input.clone()),
             output: Some(output.clone()),
             ..PcapPortConfig::default()
         };
@@ -247,6 +289,8 @@ mod tests {
         let (mut pool, stats) = (pool(), WorkerStats::new());
         let queue = &mut opened.queues[0];
         let mut burst = Burst::new();
+        assert_eq!(queue.rx_burst(&mut pool, &mut burst), 0, "nothing is steered there yet");
+        opened.device.steer(&Steering::Everything).unwrap();
         assert_eq!(queue.rx_burst(&mut pool, &mut burst), 4);
         assert_eq!(queue.rx_burst(&mut pool, &mut burst), 0);
         assert_eq!(burst[0].ingress, PortRef { index: 3, generation: 1 });
@@ -268,11 +312,12 @@ mod tests {
         let input = folder.path().join("in.pcap");
         write_input(&input);
         let config = PcapPortConfig {
-            input: Some(input),
+            input: PcapInput::File(input),
             repeat: Repeat::Forever,
             ..PcapPortConfig::default()
         };
         let mut opened = open(PortRef::default(), &config).unwrap();
+        opened.device.steer(&Steering::Everything).unwrap();
         let (mut pool, stats) = (pool(), WorkerStats::new());
         let mut sizes = Vec::new();
         while sizes.len() < 100 {
@@ -287,8 +332,8 @@ mod tests {
 
     #[test]
     fn a_missing_input_and_a_port_without_files_are_errors() {
-        let config =
-            PcapPortConfig { input: Some("/nowhere.pcap".into()), ..PcapPortConfig::default() };
+        let input = PcapInput::File("/nowhere.pcap".into());
+        let config = PcapPortConfig { input, ..PcapPortConfig::default() };
         let error = open(PortRef::default(), &config).err().unwrap();
         assert_eq!(error.to_string(), "cannot read /nowhere.pcap");
         let config =

@@ -1,4 +1,4 @@
-//! How many bytes of the heap are in use.
+//! How many bytes of the heap are in use, and how often a thread asked for some.
 //!
 //! # Safety boundary
 //!
@@ -7,6 +7,7 @@
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
@@ -14,16 +15,26 @@ struct Counting;
 
 static BYTES: AtomicUsize = AtomicUsize::new(0);
 
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count(bytes: usize) {
+    BYTES.fetch_add(bytes, Relaxed);
+    // A thread that is ending has no such variable any more.
+    let _ = ALLOCATIONS.try_with(|count| count.set(count.get().wrapping_add(1)));
+}
+
 // SAFETY: every call is passed on as it came.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        BYTES.fetch_add(layout.size(), Relaxed);
+        count(layout.size());
         // SAFETY: the caller's promises are the system allocator's.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        BYTES.fetch_add(layout.size(), Relaxed);
+        count(layout.size());
         // SAFETY: as above.
         unsafe { System.alloc_zeroed(layout) }
     }
@@ -41,4 +52,9 @@ static ALLOCATOR: Counting = Counting;
 /// Bytes in use now.
 pub(crate) fn heap_bytes() -> usize {
     BYTES.load(Relaxed)
+}
+
+/// Allocations of the calling thread so far.
+pub(crate) fn allocations_of_this_thread() -> u64 {
+    ALLOCATIONS.try_with(Cell::get).unwrap_or(0)
 }

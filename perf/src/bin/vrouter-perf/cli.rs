@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::pipeline::options::PipelineOptions;
+
 const AFTER_HELP: &str = "\
 Figures depend on the machine: compare those of one run with each other, not with another run's.
 Contenders take turns, so that a machine that changes its speed changes it for all of them.
@@ -12,7 +14,9 @@ Contenders take turns, so that a machine that changes its speed changes it for a
 Examples:
   vrouter-perf flowtable                             every case, 64 Ki and 1 Mi flows
   vrouter-perf flowtable --case lookup-hit --json hits.json
-  vrouter-perf flowtable --cpu 1 --rounds 21         pinned, with more rounds for the median";
+  vrouter-perf flowtable --cpu 1 --rounds 21         pinned, with more rounds for the median
+  vrouter-perf pipeline --case ipv4-routed --flows 10000
+  vrouter-perf pipeline --cpu 1 --seconds 5 --json pipeline.json";
 
 /// Measures vrouter and its parts, beside others that do the same.
 #[derive(Debug, Parser)]
@@ -26,6 +30,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// The flow table beside concurrent maps and DPDK's hash table.
     Flowtable(FlowtableOptions),
+    /// The engine's worker, from a source in memory to a sink: cycles a packet.
+    Pipeline(PipelineOptions),
     /// Prints completions for a shell.
     Completions {
         /// Which shell.

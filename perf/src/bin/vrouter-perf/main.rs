@@ -3,6 +3,7 @@
 mod allocations;
 mod cli;
 mod flowtable;
+mod pipeline;
 mod report;
 
 use std::process::ExitCode;
@@ -15,6 +16,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Command::Flowtable(options) => flowtable::run(options),
+        Command::Pipeline(options) => pipeline::run(options),
         Command::Completions { shell } => {
             clap_complete::generate(
                 *shell,

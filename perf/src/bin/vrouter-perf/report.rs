@@ -8,6 +8,7 @@ use std::{
 };
 
 use perf::machine::Machine;
+use serde::Serialize;
 
 use crate::flowtable::Row;
 
@@ -39,23 +40,32 @@ impl Progress {
     }
 }
 
+/// Writes `rows` as JSON to a file, or to the standard output if that is `-`; whether the standard
+/// output is still free for a table.
+pub(crate) fn write_json(rows: &impl Serialize, json: Option<&Path>) -> io::Result<bool> {
+    let text = serde_json::to_string_pretty(rows)?;
+    match json {
+        Some(path) if path == Path::new("-") => {
+            println!("{text}");
+            return Ok(false);
+        }
+        Some(path) => fs::write(path, text + "\n")?,
+        None => {}
+    }
+    Ok(true)
+}
+
 pub(crate) fn flowtable(
     machine: &Machine,
     rows: &[Row],
     skipped: &[String],
     json: Option<&Path>,
 ) -> io::Result<()> {
-    let text = serde_json::to_string_pretty(rows)?;
-    match json {
-        Some(path) if path == Path::new("-") => {
-            println!("{text}");
-            for reason in skipped {
-                eprintln!("{reason}");
-            }
-            return Ok(());
+    if !write_json(&rows, json)? {
+        for reason in skipped {
+            eprintln!("{reason}");
         }
-        Some(path) => fs::write(path, text + "\n")?,
-        None => {}
+        return Ok(());
     }
     describe(machine);
     println!(
@@ -89,7 +99,7 @@ fn is_same_case(one: &Row, other: &Row) -> bool {
     (one.case, one.flows) == (other.case, other.flows)
 }
 
-fn describe(machine: &Machine) {
+pub(crate) fn describe(machine: &Machine) {
     println!(
         "{}, {} CPUs, Linux {}, load {:.2}, {} free huge pages\n",
         machine.cpu_model,

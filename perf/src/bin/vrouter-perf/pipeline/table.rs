@@ -1,0 +1,46 @@
+//! The results, for people and for programs.
+#![expect(clippy::print_stdout, reason = "results go to the standard output")]
+
+use std::{io, path::Path};
+
+use super::{Row, Setting};
+use crate::report;
+
+/// Writes the rows: JSON where it was asked for, and a table unless that went to the standard
+/// output.
+pub(super) fn show(setting: &Setting, rows: &[Row], json: Option<&Path>) -> io::Result<()> {
+    if !report::write_json(&rows, json)? {
+        return Ok(());
+    }
+    report::describe(&setting.machine);
+    println!(
+        "worker on CPU {}, time-stamp counter {:.3} GHz\n",
+        setting.cpu,
+        setting.cycles_per_second / 1e9
+    );
+    println!(
+        "{:<13} {:>9} {:>6} {:>8} {:>7} {:>17} {:>7} {:>6} {:>9}",
+        "CASE", "FLOWS", "FRAME", "CYCLES", "QUARTER", "[MIN-MAX]", "MPPS", "ALLOCS", "DROPS"
+    );
+    for row in rows {
+        let figures = row.cycles_per_packet;
+        println!(
+            "{:<13} {:>9} {:>6} {:>8.1} {:>7.1} {:>17} {:>7.2} {:>6.2} {:>9}  {}",
+            row.case,
+            row.flows,
+            row.frame_bytes,
+            figures.median,
+            row.lower_quartile,
+            format!("[{:.1}-{:.1}]", figures.min, figures.max),
+            row.mpps,
+            row.allocations_per_packet,
+            row.drops,
+            row.marks.join(", "),
+        );
+    }
+    println!(
+        "\nCYCLES: of the time-stamp counter, a packet; the median of the windows. \
+         QUARTER: a quarter of the windows took less."
+    );
+    Ok(())
+}

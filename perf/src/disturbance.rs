@@ -1,0 +1,113 @@
+//! What disturbed a thread while it was measured: others on its CPU, the hypervisor.
+
+use std::fs;
+
+/// Waiting for its CPU, in thousandths of the time, from which on a thread shared it.
+const SHARED_PER_MILLE: u64 = 5;
+
+/// Watches a thread of this process, on one CPU.
+#[derive(Debug)]
+pub struct Watch {
+    thread: i32,
+    cpu: usize,
+    before: Counts,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    preemptions: u64,
+    ran_nanoseconds: u64,
+    waited_nanoseconds: u64,
+    stolen_ticks: u64,
+}
+
+/// What happened to a thread.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Disturbance {
+    /// How often it was taken off its CPU.
+    pub preemptions: u64,
+    /// It had to wait for its CPU for more than a few thousandths of the time.
+    pub is_shared: bool,
+    /// The hypervisor ran something else on the CPU.
+    pub is_stolen: bool,
+}
+
+impl Watch {
+    /// Begins to watch.
+    #[must_use]
+    pub fn begin(thread: i32, cpu: usize) -> Self {
+        Self { thread, cpu, before: Counts::now(thread, cpu) }
+    }
+
+    /// What happened since then.
+    #[must_use]
+    pub fn end(&self) -> Disturbance {
+        Disturbance::between(&self.before, &Counts::now(self.thread, self.cpu))
+    }
+}
+
+impl Disturbance {
+    fn between(before: &Counts, after: &Counts) -> Self {
+        let since = |read: fn(&Counts) -> u64| read(after).saturating_sub(read(before));
+        let (ran, waited) = (since(|it| it.ran_nanoseconds), since(|it| it.waited_nanoseconds));
+        Self {
+            preemptions: since(|it| it.preemptions),
+            is_shared: waited.saturating_mul(1000) > ran.saturating_mul(SHARED_PER_MILLE),
+            is_stolen: since(|it| it.stolen_ticks) > 0,
+        }
+    }
+}
+
+impl Counts {
+    fn now(thread: i32, cpu: usize) -> Self {
+        let read = |file: &str| {
+            fs::read_to_string(format!("/proc/self/task/{thread}/{file}")).unwrap_or_default()
+        };
+        let status = read("status");
+        let preemptions =
+            status.lines().find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"));
+        let schedstat = read("schedstat");
+        let mut schedstat = schedstat.split_whitespace().map(|word| word.parse().unwrap_or(0));
+        Self {
+            preemptions: preemptions.and_then(|count| count.trim().parse().ok()).unwrap_or(0),
+            ran_nanoseconds: schedstat.next().unwrap_or(0),
+            waited_nanoseconds: schedstat.next().unwrap_or(0),
+            stolen_ticks: stolen_ticks(&fs::read_to_string("/proc/stat").unwrap_or_default(), cpu),
+        }
+    }
+}
+
+/// The eighth number of a CPU's line (proc(5)).
+fn stolen_ticks(stat: &str, cpu: usize) -> u64 {
+    let name = format!("cpu{cpu}");
+    let line = stat.lines().find(|line| line.split_whitespace().next() == Some(&name));
+    let field = line.and_then(|line| line.split_whitespace().nth(8));
+    field.and_then(|ticks| ticks.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stolen_time_is_read_from_the_cpus_own_line() {
+        let stat = "cpu  1 2 3 4 5 6 7 8 9 10\ncpu1 1 2 3 4 5 6 7 88 9 10\n";
+        assert_eq!(stolen_ticks(stat, 1), 88);
+        assert_eq!(stolen_ticks(stat, 11), 0);
+    }
+
+    #[test]
+    fn a_thread_that_waited_for_its_cpu_shared_it() {
+        let before = Counts::default();
+        let after = |waited_nanoseconds| Counts {
+            preemptions: 3,
+            ran_nanoseconds: 1_000_000,
+            waited_nanoseconds,
+            stolen_ticks: 0,
+        };
+        let calm = Disturbance { preemptions: 3, is_shared: false, is_stolen: false };
+        assert_eq!(Disturbance::between(&before, &after(5_000)), calm);
+        let shared = Disturbance { is_shared: true, ..calm };
+        assert_eq!(Disturbance::between(&before, &after(5_001)), shared);
+    }
+}
