@@ -10,4 +10,5 @@ pub mod flow_tables;
 pub mod machine;
 pub mod meter;
 pub mod peers;
+pub mod pktgen;
 pub mod traffic;

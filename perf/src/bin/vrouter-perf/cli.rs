@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::pipeline::options::PipelineOptions;
+use crate::pktgen::PktgenOptions;
 
 const AFTER_HELP: &str = "\
 Figures depend on the machine: compare those of one run with each other, not with another run's.
@@ -32,6 +33,8 @@ pub(crate) enum Command {
     Flowtable(FlowtableOptions),
     /// The engine's worker, from a source in memory to a sink: cycles a packet.
     Pipeline(PipelineOptions),
+    /// A generator and a sink: loss, order and latency at a rate.
+    Pktgen(Box<PktgenOptions>),
     /// Prints completions for a shell.
     Completions {
         /// Which shell.

@@ -4,6 +4,7 @@ mod allocations;
 mod cli;
 mod flowtable;
 mod pipeline;
+mod pktgen;
 mod report;
 
 use std::process::ExitCode;
@@ -15,8 +16,9 @@ use crate::cli::{Cli, Command};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
-        Command::Flowtable(options) => flowtable::run(options),
-        Command::Pipeline(options) => pipeline::run(options),
+        Command::Pipeline(options) => pipeline::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Flowtable(options) => flowtable::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Pktgen(options) => pktgen::run(options),
         Command::Completions { shell } => {
             clap_complete::generate(
                 *shell,
@@ -24,11 +26,11 @@ fn main() -> ExitCode {
                 "vrouter-perf",
                 &mut std::io::stdout(),
             );
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("vrouter-perf: {error:#}");
             ExitCode::FAILURE

@@ -1,0 +1,171 @@
+//! What `vrouter-perf pktgen` is told.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{ArgGroup, Args};
+use encap::MacAddress;
+use perf::pktgen::{
+    frames::{Addressing, FrameMix, FrameMixError, FrameSetError, RFC_2544_SIZES},
+    port::PortSpec,
+    rate::Rate,
+};
+
+const AFTER_HELP: &str = "\
+Ports:
+  af_xdp:INTERFACE[,queue=N][,mode=copy|zero-copy|auto][,netns=NAME]
+        One queue of an interface. Where frames are received, nobody else gets what comes on that
+        queue. A port that only sends leaves the interface's own stack alone.
+  memory[,pps=N][,burst=N][,drop-every=N][,duplicate-every=N][,swap-every=N][,corrupt-every=N]
+        A link in memory, from the sender straight to the sink: what both cost by themselves; with
+        options a device whose faults are known.
+  With both --tx and --rx one process sends and receives, and loss is exact. With one of them it
+  only sends or only receives; then sender and sink have to be told the same --stream and --flows,
+  and latencies are right on the same machine only.
+
+Frame sizes count the 4-byte FCS, as in RFC 2544: --frame 64 gives the port 60 bytes.
+  N         one size                              N+N+...  sizes that take turns
+  imix      7 x 64, 4 x 570, 1 x 1518 bytes       rfc2544  seven rows, 64 to 1518 bytes
+
+Addresses by default: 198.18.0.1 to 198.19.0.1, with --ipv6 2001:2::1 to 2001:2:0:1::1 (RFC 2544
+appendix C, RFC 5180 section 8).
+
+Examples:
+  vrouter-perf pktgen --tx memory --seconds 1
+        what the generator itself comes to
+  vrouter-perf pktgen --tx af_xdp:veth0 --rx af_xdp:veth2 --rate 100kpps --frame imix
+        100,000 packets a second for 10 s from one interface to another
+  vrouter-perf pktgen --tx af_xdp:veth0,netns=left --packets 1000000 --flows 1000
+        only send: another program counts
+  vrouter-perf pktgen --rx af_xdp:veth2 --seconds 30 --json counts.json
+        only receive
+
+Exit status: 0 done, 1 an error, 2 wrong options, 3 more loss than --loss-limit.";
+
+/// Sends packets at a rate, receives them again, and counts what became of them.
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP, group(ArgGroup::new("ports").required(true).multiple(true)))]
+pub(crate) struct PktgenOptions {
+    /// Where to send: a port, see below.
+    #[arg(long, value_name = "PORT", group = "ports")]
+    pub(crate) tx: Option<PortSpec>,
+    /// Where to receive: a port, which may be the same.
+    #[arg(long, value_name = "PORT", group = "ports")]
+    pub(crate) rx: Option<PortSpec>,
+    /// How fast: packets a second, or with a unit: 50kpps, 1.5Mpps, 2Gbit/s; max is as fast as the
+    /// port takes them.
+    #[arg(long, default_value = "max")]
+    pub(crate) rate: Rate,
+    /// How long to send, or to receive.
+    #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = seconds)]
+    pub(crate) seconds: f64,
+    /// How many packets, instead of how long.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) packets: Option<u64>,
+    /// Frame size in bytes with FCS, a mix, imix or rfc2544; may be repeated.
+    #[arg(long = "frame", value_name = "SIZE", default_value = "64", value_parser = Frames::parse)]
+    pub(crate) frames: Vec<Frames>,
+    /// Flows that take turns; they differ in their UDP ports.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) flows: u32,
+    /// IPv6 addresses by default, instead of IPv4.
+    #[arg(long)]
+    pub(crate) ipv6: bool,
+    /// Source address; the defaults are set aside for benchmarks, see below.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) source: Option<IpAddr>,
+    /// Destination address.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) destination: Option<IpAddr>,
+    /// Source MAC address.
+    #[arg(long, value_name = "MAC", default_value = "02:00:00:00:00:01")]
+    pub(crate) source_mac: MacAddress,
+    /// Destination MAC address.
+    #[arg(long, value_name = "MAC", default_value = "02:00:00:00:00:02")]
+    pub(crate) destination_mac: MacAddress,
+    /// The first flow's UDP source port; the next ones count up.
+    #[arg(long, value_name = "PORT", default_value_t = 1024)]
+    pub(crate) source_port: u16,
+    /// The UDP destination port; counts up once the source ports are used up.
+    #[arg(long, value_name = "PORT", default_value_t = 9)]
+    pub(crate) destination_port: u16,
+    /// The number that tells this generator's packets from others'.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) stream: u16,
+    /// Pins the sender's thread to this CPU.
+    #[arg(long, value_name = "CPU")]
+    pub(crate) tx_cpu: Option<usize>,
+    /// Pins the sink's thread to this CPU.
+    #[arg(long, value_name = "CPU")]
+    pub(crate) rx_cpu: Option<usize>,
+    /// The sink looks for frames without a pause: latencies are right to the microsecond, and it
+    /// takes a CPU.
+    #[arg(long)]
+    pub(crate) busy: bool,
+    /// Exits with 3 if a larger part than this is lost: 0.005 is half a percent.
+    #[arg(long, value_name = "RATIO", value_parser = ratio)]
+    pub(crate) loss_limit: Option<f64>,
+    /// Writes the results to a file, too; `-` is the standard output, instead of the table.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+impl PktgenOptions {
+    /// Every frame mix that was asked for, in order.
+    pub(crate) fn mixes(&self) -> Vec<FrameMix> {
+        self.frames.iter().flat_map(|frames| frames.0.iter().cloned()).collect()
+    }
+
+    pub(crate) fn addressing(&self) -> Result<Addressing, FrameSetError> {
+        let is_ipv6 = self.ipv6
+            || [self.source, self.destination]
+                .into_iter()
+                .flatten()
+                .any(|address| address.is_ipv6());
+        let (source, destination): (IpAddr, IpAddr) = if is_ipv6 {
+            ([0x2001, 2, 0, 0, 0, 0, 0, 1].into(), [0x2001, 2, 0, 1, 0, 0, 0, 1].into())
+        } else {
+            ([198, 18, 0, 1].into(), [198, 19, 0, 1].into())
+        };
+        let (source, destination) =
+            (self.source.unwrap_or(source), self.destination.unwrap_or(destination));
+        if source.is_ipv4() != destination.is_ipv4() || (self.ipv6 && source.is_ipv4()) {
+            return Err(FrameSetError::MixedFamilies { source, destination });
+        }
+        Ok(Addressing {
+            source_mac: self.source_mac,
+            destination_mac: self.destination_mac,
+            source,
+            destination,
+            source_port: self.source_port,
+            destination_port: self.destination_port,
+        })
+    }
+}
+
+/// What one `--frame` stands for: `rfc2544` is several.
+#[derive(Clone, Debug)]
+pub(crate) struct Frames(Vec<FrameMix>);
+
+impl Frames {
+    fn parse(text: &str) -> Result<Self, FrameMixError> {
+        if text == "rfc2544" {
+            return Ok(Self(RFC_2544_SIZES.map(FrameMix::of).into()));
+        }
+        Ok(Self(vec![text.parse()?]))
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    // The longest trial's times have room in a tag: see `perf::pktgen::tag`.
+    match text.parse() {
+        Ok(seconds) if (0.001..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("give seconds, from 0.001 to 86400".into()),
+    }
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
+        _ => Err("give a ratio from 0 to 1, such as 0.005".into()),
+    }
+}
