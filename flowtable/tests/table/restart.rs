@@ -9,9 +9,10 @@ use flowtable::{
 
 use crate::fixture::{DATAGRAM, Verb, actions, config, inserted, look, udp, udp6};
 
-/// A table in a memfd, and a second descriptor of it.
+/// A table in a memfd, and a second descriptor of it. Not on huge pages: a file of those can only
+/// be mapped, and a test here writes to it.
 fn shared() -> (FlowTable<Verb>, File) {
-    let config = Config { memory: Memory::Memfd { huge_pages: true }, ..config(1000) };
+    let config = Config { memory: Memory::Memfd { huge_pages: false }, ..config(1000) };
     let table = FlowTable::create(&config).unwrap();
     let file = File::from(table.file().unwrap().try_clone_to_owned().unwrap());
     (table, file)
