@@ -57,7 +57,8 @@ impl Bucket {
     /// The entry that a slot leads to. Whoever got it from here sees the entry's words (claim 1).
     #[inline]
     pub(crate) fn index(&self, slot: u32) -> u32 {
-        self.indices.get(slot as usize).map_or(NO_ENTRY, |index| index.load(Acquire))
+        let [first, ..] = &self.indices;
+        self.indices.get(slot as usize % self.indices.len()).unwrap_or(first).load(Acquire)
     }
 
     /// A free slot. The caller holds the lock.

@@ -16,7 +16,7 @@
 use crate::{
     key::{Family, FlowKey, high32, low32},
     ordering,
-    region::Section,
+    region::{Section, prefetch},
     scopes::Scopes,
     sync::{AtomicU64, Relaxed},
 };
@@ -101,13 +101,54 @@ impl EntryIndex {
     }
 }
 
+/// Whose an entry is, in the form that it has there, so that a lookup need not take it apart: a
+/// connection's number above the lower half of its generation, and the upper half.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Owner {
+    word: u32,
+    upper: u8,
+}
+
+impl Owner {
+    /// A connection of a generation.
+    pub(crate) fn new(connection: u32, generation: u16) -> Self {
+        let [upper, lower] = generation.to_be_bytes();
+        Self { word: (connection << 8) | u32::from(lower), upper }
+    }
+
+    /// The connection's number.
+    #[inline]
+    pub(crate) fn connection(self) -> u32 {
+        self.word >> 8
+    }
+
+    /// The part of the connection's generation that entries carry.
+    #[inline]
+    pub(crate) fn generation(self) -> u16 {
+        let [.., lower] = self.word.to_be_bytes();
+        u16::from_be_bytes([self.upper, lower])
+    }
+}
+
 /// What an entry was stamped with: the version it was compiled under, or found still right under,
 /// and whose it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Stamp {
     pub(crate) version: u32,
-    pub(crate) connection: u32,
-    pub(crate) generation: u16,
+    pub(crate) owner: Owner,
+}
+
+impl Stamp {
+    /// From an entry's meta and stamp words.
+    #[inline]
+    fn from_words(meta: u64, stamp: u64) -> Self {
+        let [.., upper] = meta.to_be_bytes();
+        Self { version: high32(stamp), owner: Owner { word: low32(stamp), upper } }
+    }
+
+    fn to_word(self) -> u64 {
+        (u64::from(self.version) << 32) | u64::from(self.owner.word)
+    }
 }
 
 /// The entries of both families.
@@ -127,36 +168,64 @@ impl Entries {
         }
     }
 
-    /// The entry at `index` if it is of the same family as `key`, and of `key`.
+    /// The slabs that they lie in.
     #[inline]
-    pub(crate) fn of_key(&self, index: EntryIndex, key: &FlowKey) -> Option<EntryView<'_>> {
-        if index.family() != key.family() {
-            return None;
-        }
-        let differs = |word: &AtomicU64, part: u64| word.load(Relaxed) ^ part;
-        let (words, difference): (&[AtomicU64], u64) = match index.family() {
-            Family::V4 => {
-                let Entry(words) = self.v4.at(index.in_slab())?;
-                let ([address, meta, ..], [addresses, ..]) = (words, key.addresses);
-                (words, differs(address, addresses) | (differs(meta, key.meta) & !0xff))
-            }
-            Family::V6 => {
-                let Entry(words) = self.v6.at(index.in_slab())?;
-                let ([w0, w1, w2, w3, meta, ..], [k0, k1, k2, k3]) = (words, key.addresses);
-                let source = differs(w0, k0) | differs(w1, k1);
-                let destination = differs(w2, k2) | differs(w3, k3);
-                (words, source | destination | (differs(meta, key.meta) & !0xff))
-            }
-        };
-        (difference == 0).then_some(EntryView(words))
+    pub(crate) fn slabs(&self) -> Slabs<'_> {
+        Slabs { v4: self.v4.all(), v6: self.v6.all() }
     }
 
     /// Asks for the cache lines of the entry at `index`.
     #[inline]
     pub(crate) fn prefetch(&self, index: EntryIndex) {
+        self.slabs().prefetch(index);
+    }
+}
+
+/// The entries of both families as plain slices, whose places and lengths a loop keeps in
+/// registers.
+#[derive(Clone, Copy)]
+pub(crate) struct Slabs<'a> {
+    v4: &'a [Entry<8>],
+    v6: &'a [Entry<12>],
+}
+
+impl Slabs<'_> {
+    /// The stamp of the entry at `index`, if that is the entry of `key`.
+    #[inline]
+    pub(crate) fn stamp_of(self, index: EntryIndex, key: &FlowKey) -> Option<Stamp> {
+        // One comparison tells families apart, free slots, and what lies beyond the slab.
+        let Some(Entry(words)) = self.v4.get(index.0 as usize) else {
+            return self.stamp_of_v6(index, key);
+        };
+        let ([address, meta, stamp, ..], [addresses, ..]) = (words, key.addresses);
+        let meta = meta.load(Relaxed);
+        let difference = (address.load(Relaxed) ^ addresses) | ((meta ^ key.meta) & !0xff);
+        (difference == 0 && key.family() == Family::V4)
+            .then(|| Stamp::from_words(meta, stamp.load(Relaxed)))
+    }
+
+    #[inline]
+    fn stamp_of_v6(self, index: EntryIndex, key: &FlowKey) -> Option<Stamp> {
+        if index.family() == Family::V4 {
+            return None;
+        }
+        let Entry(words) = self.v6.get(index.in_slab() as usize)?;
+        let ([w0, w1, w2, w3, meta, stamp, ..], [k0, k1, k2, k3]) = (words, key.addresses);
+        let differs = |word: &AtomicU64, part: u64| word.load(Relaxed) ^ part;
+        let source = differs(w0, k0) | differs(w1, k1);
+        let destination = differs(w2, k2) | differs(w3, k3);
+        let meta = meta.load(Relaxed);
+        let difference = source | destination | ((meta ^ key.meta) & !0xff);
+        (difference == 0 && key.family() == Family::V6)
+            .then(|| Stamp::from_words(meta, stamp.load(Relaxed)))
+    }
+
+    /// Asks for the cache lines of the entry at `index`.
+    #[inline]
+    pub(crate) fn prefetch(self, index: EntryIndex) {
         match index.family() {
-            Family::V4 => self.v4.prefetch(index.in_slab()),
-            Family::V6 => self.v6.prefetch(index.in_slab()),
+            Family::V4 => prefetch(self.v4, index.in_slab()),
+            Family::V6 => prefetch(self.v6, index.in_slab()),
         }
     }
 }
@@ -171,9 +240,9 @@ impl EntryView<'_> {
         for (word, address) in self.0.iter().take(self.meta_at()).zip(key.addresses) {
             word.store(address, Relaxed);
         }
-        let upper = u64::from(stamp.generation >> 8);
+        let upper = u64::from(stamp.owner.upper);
         self.store(self.meta_at(), (key.meta & !0xff) | upper);
-        self.store(self.meta_at() + 1, pack(stamp));
+        self.store(self.meta_at() + 1, stamp.to_word());
         self.store(self.meta_at() + 2, scopes.to_word());
         for (word, part) in self.0.iter().rev().take(ACTION_WORDS).rev().zip(action) {
             word.store(part, Relaxed);
@@ -193,13 +262,7 @@ impl EntryView<'_> {
     /// The stamp.
     #[inline]
     pub(crate) fn stamp(self) -> Stamp {
-        let upper = self.load(self.meta_at()) & 0xff;
-        let word = self.load(self.meta_at() + 1);
-        Stamp {
-            version: high32(word),
-            connection: low32(word) >> 8,
-            generation: generation(upper, word),
-        }
+        Stamp::from_words(self.load(self.meta_at()), self.load(self.meta_at() + 1))
     }
 
     /// The scopes the action depends on.
@@ -223,10 +286,10 @@ impl EntryView<'_> {
     #[inline]
     pub(crate) fn restamp(self, judged: Stamp, version: u32) {
         let Some(word) = self.0.get(self.meta_at() + 1) else { return };
-        let next = pack(Stamp { version, ..judged });
+        let next = Stamp { version, ..judged }.to_word();
         if ordering::restamp_by_exchange() {
             // Losing means that another worker stamped it, under a version that may be newer.
-            let _ = word.compare_exchange(pack(judged), next, Relaxed, Relaxed);
+            let _ = word.compare_exchange(judged.to_word(), next, Relaxed, Relaxed);
         } else {
             word.store(next, Relaxed);
         }
@@ -248,17 +311,6 @@ impl EntryView<'_> {
             word.store(value, Relaxed);
         }
     }
-}
-
-fn pack(stamp: Stamp) -> u64 {
-    (u64::from(stamp.version) << 32)
-        | (u64::from(stamp.connection) << 8)
-        | u64::from(stamp.generation & 0xff)
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "joins two times eight bits")]
-fn generation(upper: u64, stamp: u64) -> u16 {
-    ((upper << 8) | (stamp & 0xff)) as u16
 }
 
 #[cfg(all(test, not(loom)))]
@@ -285,7 +337,9 @@ mod tests {
                 let key = FlowKey::v4(5, 17, (address, port), (Ipv4Addr::LOCALHOST, 53));
                 (key, EntryView(&entries.0.0))
             };
-            let stamp = Stamp { version, connection, generation };
+            let owner = Owner::new(connection, generation);
+            prop_assert_eq!((owner.connection(), owner.generation()), (connection, generation));
+            let stamp = Stamp { version, owner };
             view.write(&key, stamp, Scopes::from_word(scopes), action);
             prop_assert_eq!(view.key(), key);
             prop_assert_eq!((view.stamp(), view.action()), (stamp, action));

@@ -14,11 +14,13 @@ pub struct FlowHash(pub u64);
 
 impl FlowHash {
     /// The key's first bucket among `count`.
+    #[inline]
     pub(crate) fn first_bucket(self, count: u32) -> u32 {
         scale(high32(self.0), count)
     }
 
     /// The key's second bucket among `count`: another one than the first if there are two.
+    #[inline]
     pub(crate) fn second_bucket(self, count: u32) -> u32 {
         let second = scale(low32(self.0), count);
         if second != self.first_bucket(count) {
@@ -30,10 +32,13 @@ impl FlowHash {
 
     /// The tag that stands for the key in a bucket; never zero, which marks a free slot.
     ///
-    /// Of the low bits of both halves: buckets are chosen by the high ones.
+    /// Buckets are chosen by the high bits of the halves. The low ones of both, together, depend on
+    /// neither choice alone: so among the keys of a bucket all tags occur, whichever half led there.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "takes the low bits")]
     pub(crate) fn tag(self) -> u16 {
-        let [_, _, _, upper, _, _, _, lower] = self.0.to_be_bytes();
-        u16::from_be_bytes([upper, lower]).max(1)
+        let tag = (self.0 ^ (self.0 >> 32)) as u16;
+        tag.wrapping_add(u16::from(tag == 0))
     }
 }
 
@@ -61,6 +66,7 @@ impl KeyedHash {
     }
 
     /// Hashes a key.
+    #[inline]
     pub(crate) fn hash(&self, key: &FlowKey) -> FlowHash {
         let [k0, k1, k2, k3, k4, k5] = self.0;
         let [a, b, c, d] = key.addresses;
@@ -76,18 +82,15 @@ impl KeyedHash {
 }
 
 /// The product of two words, its halves folded onto each other.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "takes the lower half")]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a).wrapping_mul(u128::from(b));
-    let bytes = product.to_le_bytes();
-    let (low, high) = bytes.split_at(8);
-    word(low) ^ word(high)
-}
-
-fn word(bytes: &[u8]) -> u64 {
-    bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    product as u64 ^ (product >> 64) as u64
 }
 
 /// Maps 32 random bits to `0..count` by a multiplication.
+#[inline]
 fn scale(bits: u32, count: u32) -> u32 {
     high32(u64::from(bits).wrapping_mul(u64::from(count)))
 }

@@ -77,6 +77,7 @@ impl FlowKey {
 
     /// The address family.
     #[must_use]
+    #[inline]
     pub fn family(&self) -> Family {
         if self.meta & 0xff == Family::V4 as u64 { Family::V4 } else { Family::V6 }
     }
@@ -142,10 +143,12 @@ fn meta(source_port: u16, destination_port: u16, vrf: u16, protocol: u8, family:
         | family as u64
 }
 
+#[inline]
 pub(crate) fn high32(word: u64) -> u32 {
     (word >> 32) as u32
 }
 
+#[inline]
 #[expect(clippy::cast_possible_truncation, reason = "takes the lower half")]
 pub(crate) fn low32(word: u64) -> u32 {
     word as u32

@@ -35,10 +35,10 @@ pub enum Memory {
 }
 
 #[cfg(not(loom))]
-pub(crate) use mapped::{Region, Section};
+pub(crate) use mapped::{Region, Section, prefetch};
 
 #[cfg(loom)]
-pub(crate) use modelled::{Region, Section};
+pub(crate) use modelled::{Region, Section, prefetch};
 
 #[cfg(not(loom))]
 mod mapped {
@@ -251,12 +251,19 @@ mod mapped {
         /// nothing is read.
         #[inline]
         pub(crate) fn prefetch(&self, index: u32) {
-            let first = self.start.as_ptr().cast::<u8>();
-            let line = first.wrapping_add((index as usize).wrapping_mul(size_of::<T>()));
-            prefetch_line(line);
-            if size_of::<T>() > CACHE_LINE_BYTES {
-                prefetch_line(line.wrapping_add(CACHE_LINE_BYTES));
-            }
+            prefetch(self.all(), index);
+        }
+    }
+
+    /// Asks for the cache lines of the value with this index, which may be beyond the last: nothing
+    /// is read.
+    #[inline]
+    pub(crate) fn prefetch<T: Shared>(values: &[T], index: u32) {
+        let first = values.as_ptr().cast::<u8>();
+        let line = first.wrapping_add((index as usize).wrapping_mul(size_of::<T>()));
+        prefetch_line(line);
+        if size_of::<T>() > CACHE_LINE_BYTES {
+            prefetch_line(line.wrapping_add(CACHE_LINE_BYTES));
         }
     }
 
@@ -316,6 +323,8 @@ mod modelled {
             Some(Section((0..count).map(|_| T::default()).collect()))
         }
     }
+
+    pub(crate) fn prefetch<T>(_values: &[T], _index: u32) {}
 
     /// Values of one type.
     #[derive(Debug)]

@@ -4,7 +4,7 @@
 mod probe;
 mod rebuild;
 
-pub(crate) use probe::{BURST_KEYS_MAX, Burst, Found};
+pub(crate) use probe::{BURST_KEYS_MAX, Candidates, Found, MISSED, NO_CANDIDATES};
 
 use std::io;
 

@@ -21,7 +21,7 @@ pub use lookup::{Lookup, Recorded};
 
 use crate::{
     counters::WorkerCounters,
-    entry::{Direction, EntryIndex},
+    entry::{Direction, EntryIndex, Owner},
     epoch::Epochs,
     facts::{PacketFacts, Ticks},
     fragments::FragmentKey,
@@ -52,11 +52,16 @@ const PREFETCH_AHEAD: usize = 6;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct FlowRef {
     pub(crate) entry: EntryIndex,
-    pub(crate) connection: u32,
-    pub(crate) generation: u16,
+    pub(crate) owner: Owner,
 }
 
 impl FlowRef {
+    /// The connection's number.
+    #[inline]
+    pub(crate) fn connection(self) -> u32 {
+        self.owner.connection()
+    }
+
     /// Which direction it leads to.
     #[must_use]
     pub fn direction(self) -> Direction {

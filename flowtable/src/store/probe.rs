@@ -15,10 +15,11 @@
 use super::Store;
 use crate::{
     bucket::{Bucket, NO_ENTRY, slots},
-    entry::{EntryIndex, EntryView, Stamp},
+    entry::{EntryIndex, Slabs, Stamp},
     hash::FlowHash,
     key::FlowKey,
     ordering,
+    region::prefetch,
     sync::{Acquire, fence},
 };
 
@@ -30,126 +31,60 @@ pub(crate) const BURST_KEYS_MAX: usize = 64;
 /// costs a slow path.
 const PROBES_MAX: u32 = 2;
 
+/// Stands for the entry of a key that is not there. Like [`NO_ENTRY`], which stands for one that
+/// must be looked up by itself, it is beyond every slab.
+pub(crate) const MISSED: u32 = NO_ENTRY - 1;
+
+/// What a burst's keys may lead to: numbers of entries.
+pub(crate) type Candidates = [u32; BURST_KEYS_MAX];
+
+/// What they are before anything is known.
+pub(crate) const NO_CANDIDATES: Candidates = [NO_ENTRY; BURST_KEYS_MAX];
+
 /// An entry that a key led to.
 #[derive(Clone, Copy)]
-pub(crate) struct Found<'a> {
+pub(crate) struct Found {
     pub(crate) index: EntryIndex,
-    pub(crate) entry: EntryView<'a>,
     pub(crate) stamp: Stamp,
 }
 
-/// How far the lookup of a key has come.
+/// What the stages read: kept in registers, where the fields of a [`Store`] would be loaded again
+/// after every acquire.
 #[derive(Clone, Copy)]
-enum Stage {
-    /// Its tag leads to this entry.
-    Candidate(EntryIndex),
-    /// The first bucket has no such tag, under this version.
-    Second(u32),
-    /// Neither bucket has, and no key moved.
-    Missed,
-    /// Something changed: it begins again.
-    Again,
-}
-
-/// A burst of keys on its way through the stages.
-pub(crate) struct Burst<'a> {
-    keys: &'a [FlowKey],
-    hashes: &'a [FlowHash],
-    stages: [Stage; BURST_KEYS_MAX],
-}
-
-impl<'a> Burst<'a> {
-    /// Begins with as many keys as there are hashes, at most [`BURST_KEYS_MAX`].
-    #[inline]
-    pub(crate) fn new(keys: &'a [FlowKey], hashes: &'a [FlowHash]) -> Self {
-        Self { keys, hashes, stages: [Stage::Again; BURST_KEYS_MAX] }
-    }
+struct Stages<'a> {
+    buckets: &'a [Bucket],
+    count: u32,
+    slabs: Slabs<'a>,
 }
 
 impl Store {
-    /// Looks up a burst; tells what each key leads to, in order.
+    /// Finds out where at most [`BURST_KEYS_MAX`] keys lead: to an entry that is theirs if it has
+    /// the same key, to [`MISSED`], or to something else beyond the slabs: then [`Self::probe`]
+    /// must tell.
     #[inline]
-    pub(crate) fn probe_burst<'s>(
-        &'s self,
-        mut burst: Burst<'_>,
-        mut found: impl FnMut(Option<Found<'s>>),
-    ) {
-        let Burst { keys, hashes, stages } = &mut burst;
-        for hash in *hashes {
-            self.buckets.prefetch(hash.first_bucket(self.layout.buckets));
+    pub(crate) fn candidates(&self, hashes: &[FlowHash], candidates: &mut Candidates) {
+        let stages = self.stages();
+        for hash in hashes {
+            prefetch(stages.buckets, hash.first_bucket(stages.count));
         }
-        for (stage, &hash) in stages.iter_mut().zip(*hashes) {
-            *stage = self.look_first(hash);
+        let mut elsewhere = [0; BURST_KEYS_MAX];
+        let count = stages.look_first(hashes, candidates, &mut elsewhere);
+        if let Some(elsewhere) = elsewhere.get(..count) {
+            stages.look_second(hashes, candidates, elsewhere);
         }
-        for (stage, &hash) in stages.iter_mut().zip(*hashes) {
-            if let Stage::Second(version) = *stage {
-                *stage = self.look_second(hash, version);
-            }
-        }
-        for ((stage, key), &hash) in stages.iter().zip(*keys).zip(*hashes) {
-            let direct = match *stage {
-                Stage::Candidate(index) => self.verify(index, key),
-                Stage::Missed => {
-                    found(None);
-                    continue;
-                }
-                Stage::Second(_) | Stage::Again => None,
-            };
-            found(direct.or_else(|| self.probe(key, hash)));
-        }
-    }
-
-    /// Looks at a key's first bucket, and asks for what is read next.
-    #[inline]
-    fn look_first(&self, hash: FlowHash) -> Stage {
-        let Some(bucket) = self.buckets.at(hash.first_bucket(self.layout.buckets)) else {
-            return Stage::Again;
-        };
-        let version = bucket.version();
-        self.candidate(bucket, hash).unwrap_or_else(|| {
-            self.buckets.prefetch(hash.second_bucket(self.layout.buckets));
-            Stage::Second(version)
-        })
-    }
-
-    /// Looks at a key's second bucket, after the first one led nowhere under `version`.
-    #[inline]
-    fn look_second(&self, hash: FlowHash, version: u32) -> Stage {
-        let (Some(first), Some(second)) = (
-            self.buckets.at(hash.first_bucket(self.layout.buckets)),
-            self.buckets.at(hash.second_bucket(self.layout.buckets)),
-        ) else {
-            return Stage::Again;
-        };
-        self.candidate(second, hash)
-            .unwrap_or_else(|| if has_moved(first, version) { Stage::Again } else { Stage::Missed })
-    }
-
-    /// The entry that the first slot with a hash's tag leads to.
-    #[inline]
-    fn candidate(&self, bucket: &Bucket, hash: FlowHash) -> Option<Stage> {
-        let slot = slots(bucket.matching(hash.tag())).next()?;
-        let index = EntryIndex(bucket.index(slot));
-        self.entries.prefetch(index);
-        Some(Stage::Candidate(index))
-    }
-
-    /// The entry at `index`, if it is that of `key`.
-    #[inline]
-    fn verify(&self, index: EntryIndex, key: &FlowKey) -> Option<Found<'_>> {
-        let entry = self.entries.of_key(index, key)?;
-        Some(Found { index, entry, stamp: entry.stamp() })
     }
 
     /// The entry that `key` leads to.
-    pub(crate) fn probe(&self, key: &FlowKey, hash: FlowHash) -> Option<Found<'_>> {
-        let first = self.buckets.at(hash.first_bucket(self.layout.buckets))?;
-        let second = self.buckets.at(hash.second_bucket(self.layout.buckets))?;
+    #[inline(never)]
+    pub(crate) fn probe(&self, key: &FlowKey, hash: FlowHash) -> Option<Found> {
+        let stages = self.stages();
+        let first = self.buckets.at(hash.first_bucket(stages.count))?;
+        let second = self.buckets.at(hash.second_bucket(stages.count))?;
         for _ in 0..PROBES_MAX {
             let version = first.version();
-            let found = self
+            let found = stages
                 .probe_bucket(first, hash.tag(), key)
-                .or_else(|| self.probe_bucket(second, hash.tag(), key));
+                .or_else(|| stages.probe_bucket(second, hash.tag(), key));
             if found.is_some() || !has_moved(first, version) {
                 return found;
             }
@@ -157,10 +92,87 @@ impl Store {
         None
     }
 
-    fn probe_bucket(&self, bucket: &Bucket, tag: u16, key: &FlowKey) -> Option<Found<'_>> {
+    #[inline]
+    fn stages(&self) -> Stages<'_> {
+        Stages {
+            buckets: self.buckets.all(),
+            count: self.layout.buckets,
+            slabs: self.entries.slabs(),
+        }
+    }
+}
+
+impl Stages<'_> {
+    /// Looks at the first buckets, and asks for what is read next. Notes which keys must look at
+    /// their second ones, with the first one's version in place of a candidate; returns how many.
+    ///
+    /// A function of its own, so that all it uses has a register:
+    #[inline(never)]
+    fn look_first(
+        self,
+        hashes: &[FlowHash],
+        candidates: &mut Candidates,
+        elsewhere: &mut [u8; BURST_KEYS_MAX],
+    ) -> usize {
+        let mut count = 0usize;
+        for (key, (&hash, candidate)) in hashes.iter().zip(candidates).enumerate() {
+            let Some(bucket) = self.bucket(hash.first_bucket(self.count)) else { continue };
+            let version = bucket.version();
+            if let Some(index) = self.candidate(bucket, hash) {
+                *candidate = index;
+            } else {
+                *candidate = version;
+                if let Some(place) = elsewhere.get_mut(count) {
+                    *place = key.to_le_bytes()[0];
+                }
+                count = count.wrapping_add(1);
+                prefetch(self.buckets, hash.second_bucket(self.count));
+            }
+        }
+        count
+    }
+
+    /// Looks at the second buckets of the keys named, whose first ones led nowhere.
+    #[inline(never)]
+    fn look_second(self, hashes: &[FlowHash], candidates: &mut Candidates, elsewhere: &[u8]) {
+        for &key in elsewhere {
+            let key = usize::from(key);
+            let (Some(&hash), Some(candidate)) = (hashes.get(key), candidates.get_mut(key)) else {
+                continue;
+            };
+            let first = self.bucket(hash.first_bucket(self.count));
+            let second = self.bucket(hash.second_bucket(self.count));
+            let (Some(first), Some(second)) = (first, second) else { continue };
+            let version = *candidate;
+            *candidate = match self.candidate(second, hash) {
+                Some(index) => index,
+                None if has_moved(first, version) => NO_ENTRY,
+                None => MISSED,
+            };
+        }
+    }
+
+    #[inline]
+    fn bucket(&self, number: u32) -> Option<&Bucket> {
+        self.buckets.get(number as usize)
+    }
+
+    /// The entry that the first slot with a hash's tag leads to.
+    #[inline]
+    fn candidate(&self, bucket: &Bucket, hash: FlowHash) -> Option<u32> {
+        let slots = bucket.matching(hash.tag());
+        if slots == 0 {
+            return None;
+        }
+        let index = bucket.index(slots.trailing_zeros());
+        self.slabs.prefetch(EntryIndex(index));
+        Some(index)
+    }
+
+    fn probe_bucket(&self, bucket: &Bucket, tag: u16, key: &FlowKey) -> Option<Found> {
         slots(bucket.matching(tag)).find_map(|slot| {
-            let index = bucket.index(slot);
-            (index != NO_ENTRY).then(|| self.verify(EntryIndex(index), key)).flatten()
+            let index = EntryIndex(bucket.index(slot));
+            Some(Found { index, stamp: self.slabs.stamp_of(index, key)? })
         })
     }
 }

@@ -4,7 +4,7 @@
 use super::Store;
 use crate::{
     connection::Life,
-    entry::{CONNECTIONS_MAX, Direction, EntryIndex, EntryView},
+    entry::{CONNECTIONS_MAX, Direction, EntryIndex, EntryView, Owner},
     free_list::{BATCH, FreeList, Links},
     key::Family,
     sync::{Relaxed, Release},
@@ -69,10 +69,8 @@ impl Store {
     fn enter_both(&self, number: u32, life: Life) -> Option<EntryIndex> {
         debug_assert!(number < CONNECTIONS_MAX);
         let entries = self.both_entries(life)?;
-        let is_own = entries.iter().all(|entry| {
-            let stamp = entry.stamp();
-            stamp.connection == number && stamp.generation == life.short_generation()
-        });
+        let owner = Owner::new(number, life.short_generation());
+        let is_own = entries.iter().all(|entry| entry.stamp().owner == owner);
         if !is_own || life.entry.family() != self.layout.family_of(number) {
             return None;
         }

@@ -101,12 +101,12 @@ impl WorkerCore {
         scopes: Scopes,
     ) -> Option<Swap> {
         let store = &self.store;
-        let connection = store.connections.at(flow.connection)?;
+        let connection = store.connections.at(flow.connection())?;
         let [old_forward, old_reply] = store.both_entries(connection.life())?;
         // Keys and their hashes are the same in every record of the connection.
         let keys = [old_forward.key(), old_reply.key()];
         let hashes = keys.each_ref().map(|key| store.hash.hash(key));
-        let stamp = Stamp { version, connection: flow.connection, generation: flow.generation };
+        let stamp = Stamp { version, owner: flow.owner };
         for ((entry, key), action) in store.both_entries(next)?.into_iter().zip(&keys).zip(actions)
         {
             entry.write(key, stamp, scopes, action);
@@ -139,7 +139,7 @@ impl WorkerCore {
     pub(super) fn remove(&mut self, flow: FlowRef) -> Removal {
         self.wake();
         let Some(life) = self.life(flow) else { return Removal::Gone };
-        let outcome = self.end(flow.connection, life.generation);
+        let outcome = self.end(flow.connection(), life.generation);
         match outcome {
             Removal::Removed => self.count(|counters| &counters.removed),
             Removal::Deferred => self.count(|counters| &counters.contended),

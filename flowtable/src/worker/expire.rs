@@ -113,8 +113,8 @@ impl WorkerCore {
             for slot in 0..SLOTS {
                 let entry = self.store.entries.at(EntryIndex(bucket.index(slot)));
                 let Some(stamp) = entry.map(EntryView::stamp) else { continue };
-                if let Some((idle, generation)) = self.idle(stamp.connection, now) {
-                    best = best.max(Some(candidate(idle, stamp.connection, generation)));
+                if let Some((idle, generation)) = self.idle(stamp.owner.connection(), now) {
+                    best = best.max(Some(candidate(idle, stamp.owner.connection(), generation)));
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use super::{FlowRef, WorkerCore};
 use crate::{
+    entry::Owner,
     facts::Ticks,
     fragments::{FragmentKey, FragmentOwner},
 };
@@ -11,7 +12,7 @@ impl WorkerCore {
         self.wake();
         let noted = self.life(flow).is_some_and(|life| {
             let owner = FragmentOwner {
-                connection: flow.connection,
+                connection: flow.connection(),
                 generation: life.generation,
                 direction: flow.direction(),
             };
@@ -41,8 +42,7 @@ impl WorkerCore {
         // The whole generation: a fragment may be remembered for longer than 16 bits tell apart.
         (life.generation == owner.generation).then(|| FlowRef {
             entry: life.entry.with(owner.direction),
-            connection: owner.connection,
-            generation: life.short_generation(),
+            owner: Owner::new(owner.connection, life.short_generation()),
         })
     }
 }

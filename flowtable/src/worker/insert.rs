@@ -3,7 +3,7 @@
 use super::{FlowRef, RetiredIndex, WorkerCore};
 use crate::{
     connection::Life,
-    entry::{Direction, EntryIndex, Stamp},
+    entry::{Direction, EntryIndex, Owner, Stamp},
     facts::{PacketFacts, Ticks},
     hash::FlowHash,
     key::FlowKey,
@@ -180,9 +180,10 @@ impl WorkerCore {
         record: EntryIndex,
     ) -> Option<Step> {
         let store = &self.store;
-        let owner = store.connections.at(connection)?;
-        let life = Life { generation: owner.next_generation(), entry: record };
-        let stamp = Stamp { version: new.version, connection, generation: life.short_generation() };
+        let taken = store.connections.at(connection)?;
+        let life = Life { generation: taken.next_generation(), entry: record };
+        let owner = Owner::new(connection, life.short_generation());
+        let stamp = Stamp { version: new.version, owner };
         let [forward, reply] = store.both_entries(life)?;
         let [forward_action, reply_action] = new.actions;
         forward.write(&new.forward, stamp, new.scopes, forward_action);
@@ -214,15 +215,14 @@ impl WorkerCore {
             }
             place
         };
-        owner.set_life(life);
+        taken.set_life(life);
         if let Some(second) = second {
             store.fill(second, new.reply_hash.tag(), record.with(Direction::Reply));
         }
         store.fill(first, new.forward_hash.tag(), record.with(Direction::Forward));
         Some(Step::Done(InsertOutcome::Inserted(FlowRef {
             entry: record.with(Direction::Forward),
-            connection,
-            generation: stamp.generation,
+            owner,
         })))
     }
 
@@ -236,7 +236,7 @@ impl WorkerCore {
 }
 
 /// What to do with a connection that was there first.
-fn adopt(found: &Found<'_>, version: u32) -> InsertOutcome {
+fn adopt(found: &Found, version: u32) -> InsertOutcome {
     if is_newer(version, found.stamp.version) {
         InsertOutcome::Outdated(found.flow())
     } else {

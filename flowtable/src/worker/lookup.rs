@@ -4,12 +4,12 @@
 use super::{FlowRef, WorkerCore};
 use crate::{
     connection::Life,
-    entry::{Direction, EntryView},
+    entry::{Direction, EntryIndex, EntryView},
     facts::{PacketFacts, Ticks},
     hash::FlowHash,
     key::FlowKey,
     scopes::{ConfigView, is_newer},
-    store::{BURST_KEYS_MAX, Burst, Found},
+    store::{BURST_KEYS_MAX, Candidates, Found, MISSED, NO_CANDIDATES, Store},
     tracking::{self, Tracked, Verdict},
 };
 
@@ -34,14 +34,19 @@ pub struct Recorded<A> {
     pub verdict: Verdict,
 }
 
-impl Found<'_> {
+impl Found {
+    #[inline]
     pub(super) fn flow(&self) -> FlowRef {
-        FlowRef {
-            entry: self.index,
-            connection: self.stamp.connection,
-            generation: self.stamp.generation,
-        }
+        FlowRef { entry: self.index, owner: self.stamp.owner }
     }
+}
+
+/// How often a burst's lookups ended otherwise than with a hit of the very version.
+#[derive(Default)]
+struct Exceptions {
+    misses: u64,
+    restamped: u64,
+    stale: u64,
 }
 
 impl WorkerCore {
@@ -53,44 +58,32 @@ impl WorkerCore {
         out: &mut [Lookup],
     ) {
         self.wake();
-        let (mut hits, mut restamped, mut stale, mut misses) = (0u64, 0u64, 0u64, 0u64);
+        let mut exceptions = Exceptions::default();
+        let mut looked_up = 0usize;
         let bursts = keys.chunks(BURST_KEYS_MAX).zip(hashes.chunks(BURST_KEYS_MAX));
-        let mut out = out.iter_mut();
-        for (keys, hashes) in bursts {
-            self.store.probe_burst(Burst::new(keys, hashes), |found| {
-                let Some(out) = out.next() else { return };
-                let Some(found) = found else {
-                    misses = misses.wrapping_add(1);
-                    *out = Lookup::Miss;
-                    return;
-                };
-                let flow = found.flow();
-                *out = if !is_newer(config.version, found.stamp.version) {
-                    hits = hits.wrapping_add(1);
-                    Lookup::Hit(flow)
-                } else if config.touched_since(found.entry.scopes(), found.stamp.version) {
-                    stale = stale.wrapping_add(1);
-                    Lookup::Stale(flow)
-                } else {
-                    found.entry.restamp(found.stamp, config.version);
-                    hits = hits.wrapping_add(1);
-                    restamped = restamped.wrapping_add(1);
-                    Lookup::Hit(flow)
-                };
-            });
+        for ((keys, hashes), out) in bursts.zip(out.chunks_mut(BURST_KEYS_MAX)) {
+            let mut candidates = NO_CANDIDATES;
+            self.store.candidates(hashes, &mut candidates);
+            let count = keys.len().min(hashes.len()).min(out.len());
+            looked_up = looked_up.wrapping_add(count);
+            let burst = Burst { store: &self.store, keys, hashes, config };
+            burst.settle(&candidates, out, &mut exceptions);
         }
         if let Some(counters) = self.counters() {
-            counters.hits.add(hits);
-            counters.restamped.add(restamped);
-            counters.stale.add(stale);
+            let Exceptions { misses, restamped, stale } = exceptions;
+            counters.hits.add((looked_up as u64).wrapping_sub(misses).wrapping_sub(stale));
             counters.misses.add(misses);
+            if restamped | stale != 0 {
+                counters.restamped.add(restamped);
+                counters.stale.add(stale);
+            }
         }
     }
 
     pub(super) fn prefetch_states(&self, found: &[Lookup]) {
         for found in found {
             if let Lookup::Hit(flow) | Lookup::Stale(flow) = found {
-                self.store.prefetch_connection(flow.connection);
+                self.store.prefetch_connection(flow.connection());
             }
         }
     }
@@ -102,7 +95,7 @@ impl WorkerCore {
         now: Ticks,
     ) -> Option<([u64; 4], Verdict)> {
         let action = self.action(flow)?;
-        let sides = self.store.sides(flow.connection, flow.direction())?;
+        let sides = self.store.sides(flow.connection(), flow.direction())?;
         match tracking::advance(sides, facts, &self.store.tracking) {
             Tracked::Valid { verdict, refreshes } => {
                 sides.own.count(facts.bytes);
@@ -127,8 +120,8 @@ impl WorkerCore {
     /// The life of a flow's connection, if it is still the same one.
     #[inline]
     pub(super) fn life(&self, flow: FlowRef) -> Option<Life> {
-        let life = self.store.connections.at(flow.connection)?.life();
-        (life.is_alive() && life.short_generation() == flow.generation).then_some(life)
+        let life = self.store.connections.at(flow.connection())?.life();
+        (life.is_alive() && life.short_generation() == flow.owner.generation()).then_some(life)
     }
 
     pub(super) fn key(&mut self, flow: FlowRef, direction: Direction) -> Option<FlowKey> {
@@ -142,8 +135,7 @@ impl WorkerCore {
         self.wake();
         let life = self.life(flow)?;
         let entry = self.store.entries.at(flow.entry)?;
-        let stamp = entry.stamp();
-        if stamp.connection == flow.connection && stamp.generation == flow.generation {
+        if entry.stamp().owner == flow.owner {
             return Some(entry.action());
         }
         Some(self.store.entries.at(life.entry.with(flow.direction()))?.action())
@@ -153,5 +145,77 @@ impl WorkerCore {
         self.wake();
         let life = self.life(flow)?;
         Some(self.store.both_entries(life)?.map(EntryView::action))
+    }
+}
+
+/// A burst whose keys have been followed to their entries.
+struct Burst<'a> {
+    store: &'a Store,
+    keys: &'a [FlowKey],
+    hashes: &'a [FlowHash],
+    config: ConfigView<'a>,
+}
+
+impl Burst<'_> {
+    /// Compares the keys with those of their entries.
+    ///
+    /// A function of its own, so that what the loop uses has registers.
+    #[inline(never)]
+    fn settle(&self, candidates: &Candidates, out: &mut [Lookup], exceptions: &mut Exceptions) {
+        let slabs = self.store.entries.slabs();
+        let version = self.config.version;
+        for (at, ((key, &candidate), out)) in self.keys.iter().zip(candidates).zip(out).enumerate()
+        {
+            let entry = EntryIndex(candidate);
+            match slabs.stamp_of(entry, key) {
+                Some(stamp) if stamp.version == version => {
+                    *out = Lookup::Hit(FlowRef { entry, owner: stamp.owner });
+                }
+                None if candidate == MISSED => {
+                    *out = Lookup::Miss;
+                    exceptions.misses = exceptions.misses.wrapping_add(1);
+                }
+                _ => self.settle_one(at, entry, out, exceptions),
+            }
+        }
+    }
+
+    /// What is left: a key to be looked up by itself, and an entry of another version than the
+    /// configuration's, which is right under that too, or stale.
+    #[cold]
+    #[inline(never)]
+    fn settle_one(
+        &self,
+        at: usize,
+        index: EntryIndex,
+        out: &mut Lookup,
+        exceptions: &mut Exceptions,
+    ) {
+        let (Some(key), Some(&hash)) = (self.keys.get(at), self.hashes.get(at)) else { return };
+        let store = self.store;
+        let found = store
+            .entries
+            .slabs()
+            .stamp_of(index, key)
+            .map(|stamp| Found { index, stamp })
+            .or_else(|| store.probe(key, hash));
+        let entry = found.and_then(|found| Some((found, store.entries.at(found.index)?)));
+        let Some((Found { index, stamp }, entry)) = entry else {
+            exceptions.misses = exceptions.misses.wrapping_add(1);
+            *out = Lookup::Miss;
+            return;
+        };
+        let flow = FlowRef { entry: index, owner: stamp.owner };
+        // One that is newer was judged by another worker, whose configuration is ahead.
+        *out = if !is_newer(self.config.version, stamp.version) {
+            Lookup::Hit(flow)
+        } else if self.config.touched_since(entry.scopes(), stamp.version) {
+            exceptions.stale = exceptions.stale.wrapping_add(1);
+            Lookup::Stale(flow)
+        } else {
+            entry.restamp(stamp, self.config.version);
+            exceptions.restamped = exceptions.restamped.wrapping_add(1);
+            Lookup::Hit(flow)
+        };
     }
 }
