@@ -19,6 +19,7 @@ pub mod locate;
 pub mod port;
 pub mod rate;
 pub mod schedule;
+pub mod search;
 pub mod sender;
 pub mod sink;
 pub mod tag;

@@ -8,7 +8,7 @@
 //!   is the late one that is reordered, not those that overtook it.
 //! * An uncorrupted packet that has arrived before is a *duplicate* (RFC 5560 section 3), and is
 //!   not looked at again for order or latency.
-//! * What was sent and has not arrived once the sink stops waiting is *lost* (RFC 2680 section
+//! * What was sent and has not arrived once the sink stops waiting is *lost* (RFC 7680 section
 //!   2.4).
 //!
 //! Which packets have arrived is remembered for the last [`WINDOW_PACKETS`] numbers only; one that

@@ -8,6 +8,7 @@
 mod af_xdp;
 mod interface;
 mod memory;
+mod tap;
 
 use std::{
     fmt, fs::File, io, os::fd::AsFd, path::PathBuf, str::FromStr, sync::Arc, time::Duration,
@@ -86,6 +87,8 @@ pub struct PortSpec {
 pub enum PortKind {
     /// An interface's queue.
     AfXdp(AfXdpSpec),
+    /// A TAP interface, by its name.
+    Tap(String),
     /// A link in memory.
     Memory(MemorySpec),
 }
@@ -122,6 +125,7 @@ impl PortSpec {
     pub fn open(&self, purpose: Use) -> Result<Halves, OpenPortError> {
         match &self.kind {
             PortKind::AfXdp(spec) => spec.open(purpose),
+            PortKind::Tap(interface) => tap::open(interface),
             PortKind::Memory(spec) => Ok(memory_link(spec, Arc::new(now_ns))),
         }
     }
@@ -131,6 +135,7 @@ impl fmt::Display for PortSpec {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             PortKind::AfXdp(spec) => write!(formatter, "af_xdp:{}", spec.interface)?,
+            PortKind::Tap(interface) => write!(formatter, "tap:{interface}")?,
             PortKind::Memory(_) => write!(formatter, "memory")?,
         }
         match &self.netns {
@@ -160,6 +165,7 @@ impl FromStr for PortSpec {
         });
         let kind = match kind {
             "af_xdp" => PortKind::AfXdp(AfXdpSpec::parse(needs_name()?, &mut options)?),
+            "tap" => PortKind::Tap(needs_name()?),
             "memory" if name.is_empty() => PortKind::Memory(MemorySpec::parse(&mut options)?),
             _ => return Err(PortSpecError::UnknownKind(port.to_owned())),
         };
@@ -240,6 +246,10 @@ pub enum OpenPortError {
     NotPermitted { interface: String },
     #[error("cannot bind an AF_XDP socket to {interface} queue {queue}: {hint}")]
     Bind { interface: String, queue: u32, hint: &'static str, source: io::Error },
+    #[error("cannot open /dev/net/tun; run: modprobe tun")]
+    NoTunDevice { source: io::Error },
+    #[error("cannot attach to {interface}: {hint}")]
+    Attach { interface: String, hint: &'static str, source: io::Error },
     #[error("cannot register packet memory")]
     PacketMemory { source: io::Error },
     #[error("the kernel's AF_XDP library failed: {reason}")]
@@ -267,6 +277,8 @@ mod tests {
             ("", "is no port; give af_xdp:INTERFACE"),
             ("veth0", "is no port"),
             ("af_xdp", "needs an interface, as in af_xdp:veth0"),
+            ("tap:", "needs an interface, as in tap:veth0"),
+            ("tap:tap0,queue=1", "has no option queue"),
             ("af_xdp:veth0,queue", "\"queue\" is no option; give NAME=VALUE"),
             ("af_xdp:veth0,queue=x", "\"x\" is no value for the option queue"),
             ("af_xdp:veth0,mode=fast", "\"fast\" is no value for the option mode"),

@@ -1,24 +1,38 @@
-//! `vrouter-perf pktgen` held against counters that are not its own: the kernel's of interfaces and
-//! of nftables, and DPDK's testpmd.
+//! `vrouter-perf pktgen` held against what is not its own: the kernel's counters of interfaces,
+//! protocols and nftables, the kernel's bridge, and DPDK's testpmd.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
 
-mod af_xdp;
+mod memory;
 #[expect(dead_code, reason = "shared with tests that use more of it")]
 #[path = "../../../vrouter/tests/support/namespace.rs"]
 mod namespace;
+mod tap;
+mod testpmd;
+mod veth;
+mod virtual_time;
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output},
+    thread,
+    time::{Duration, Instant},
+};
 
-use serde_json::Value;
+use namespace::{Namespace, join};
+use serde_json::{Value, json};
 
-/// Runs the generator with arguments separated by blanks.
+/// How long a test waits for what must happen: the machine may stall for seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The generator, with arguments separated by blanks.
+fn command(arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vrouter-perf"));
+    command.arg("pktgen").args(arguments.split_whitespace());
+    command
+}
+
 fn pktgen(arguments: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_vrouter-perf"))
-        .arg("pktgen")
-        .args(arguments.split_whitespace())
-        .output()
-        .unwrap()
+    command(arguments).output().unwrap()
 }
 
 /// The rows that a run gave; it must succeed.
@@ -46,4 +60,63 @@ fn refusal(arguments: &str) -> (i32, String) {
     assert_eq!(printed, "", "{arguments}: figures in spite of an error");
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code().unwrap(), errors)
+}
+
+/// Asserts that all of so many packets arrived, each once, in order and as it was sent.
+///
+/// A sink that is held up loses frames itself; it says so, and they are missing.
+fn assert_all_arrived(row: &Value, packets: u64) {
+    assert_eq!(row["sent"], json!(packets), "{row:#}");
+    let lost_by_sink = row["lost_by_sink"].as_u64().unwrap();
+    assert_eq!(row["received"], json!(packets - lost_by_sink), "{row:#}");
+    for count in ["reordered", "duplicated", "corrupted", "foreign", "other_streams", "late"] {
+        assert_eq!(row[count], json!(0), "{count}: {row:#}");
+    }
+}
+
+/// What the kernel counted of an interface: packets and bytes received.
+fn received(namespace: &Namespace, interface: &str) -> (u64, u64) {
+    let text = namespace.run(&format!("ip -s -j link show {interface}"));
+    let links: Value = serde_json::from_str(&text).unwrap();
+    let counters = &links[0]["stats64"]["rx"];
+    (counters["packets"].as_u64().unwrap(), counters["bytes"].as_u64().unwrap())
+}
+
+/// Calls `happened` until it says yes.
+fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !happened() {
+        assert!(Instant::now() < deadline, "waited too long for {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Two namespaces joined by a veth pair, with nothing on it but what a test sends.
+struct Pair {
+    left: Namespace,
+    right: Namespace,
+}
+
+impl Pair {
+    fn create() -> Self {
+        let (left, right) = (Namespace::create("left"), Namespace::create("right"));
+        for namespace in [&left, &right] {
+            silence(namespace);
+        }
+        join((&left, "veth0"), (&right, "veth1"), 1, 1500);
+        Self { left, right }
+    }
+
+    fn tx(&self) -> String {
+        format!("--tx af_xdp:veth0,netns={}", self.left.name())
+    }
+
+    fn rx(&self) -> String {
+        format!("--rx af_xdp:veth1,netns={}", self.right.name())
+    }
+}
+
+/// No word from a namespace's stack by itself: every frame is counted.
+fn silence(namespace: &Namespace) {
+    namespace.sysctl("net.ipv6.conf.default.disable_ipv6", "1");
 }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::instructions::InstructionsOptions;
 use crate::pipeline::options::PipelineOptions;
 use crate::pktgen::PktgenOptions;
 
@@ -36,9 +35,6 @@ pub(crate) enum Command {
     Pipeline(PipelineOptions),
     /// A generator and a sink: loss, order and latency at a rate.
     Pktgen(Box<PktgenOptions>),
-    /// A piece of work that is always the same, for `scripts/bench --gate` to count instructions of.
-    #[command(hide = true)]
-    Instructions(InstructionsOptions),
     /// Prints completions for a shell.
     Completions {
         /// Which shell.

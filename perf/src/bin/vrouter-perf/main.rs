@@ -3,7 +3,6 @@
 mod allocations;
 mod cli;
 mod flowtable;
-mod instructions;
 mod pipeline;
 mod pktgen;
 mod report;
@@ -20,7 +19,6 @@ fn main() -> ExitCode {
         Command::Pipeline(options) => pipeline::run(options).map(|()| ExitCode::SUCCESS),
         Command::Flowtable(options) => flowtable::run(options).map(|()| ExitCode::SUCCESS),
         Command::Pktgen(options) => pktgen::run(options),
-        Command::Instructions(options) => instructions::run(options).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             clap_complete::generate(
                 *shell,

@@ -3,6 +3,7 @@
 mod options;
 mod report;
 mod row;
+mod search;
 
 use std::{
     process::ExitCode,
@@ -38,6 +39,23 @@ pub(crate) fn run(options: &PktgenOptions) -> anyhow::Result<ExitCode> {
     let plan = plan(options)?;
     let machine = Machine::now();
     let mut bench = Bench::start(&plan)?;
+    if let (None, Some(rx)) = (&plan.tx, &plan.rx) {
+        // Who sends may begin.
+        eprintln!("receiving on {}", rx.port);
+    }
+    if options.search {
+        let mut rows = Vec::new();
+        let mut stream = options.stream;
+        for (mix, frames) in &frames {
+            let found =
+                search::run(options, &plan, &machine, &mut bench, (mix, frames), &mut stream)?;
+            rows.extend(found);
+        }
+        drop(bench);
+        report::search_rows(&machine, &rows, options.json.as_deref())
+            .context("cannot write the results")?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut rows = Vec::new();
     for (stream, (mix, frames)) in (options.stream..).zip(frames) {
         let trial = Trial {

@@ -2,13 +2,13 @@
 //!
 //! # Safety boundary
 //!
-//! Two ioctls of a socket, which read and write a `struct ifreq` and no more.
-#![expect(unsafe_code, reason = "the MTU and the flags have no safe interface")]
+//! Ioctls that read and write a `struct ifreq` and no more.
+#![expect(unsafe_code, reason = "these ioctls have no safe interface")]
 
 use std::{
     ffi::c_ulong,
     io,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd},
     thread,
     time::{Duration, Instant},
 };
@@ -60,12 +60,37 @@ impl Interface {
     }
 }
 
-/// A request about an interface.
-///
-/// # Errors
-///
-/// Fails if the name is too long for one.
-pub(super) fn request(interface: &str) -> io::Result<libc::ifreq> {
+/// Fails if the calling thread's network namespace has no such interface.
+pub(super) fn check_that_exists(interface: &str) -> Result<(), OpenPortError> {
+    let look = || {
+        let any = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+        call(&any, libc::SIOCGIFFLAGS, &mut request(interface)?)
+    };
+    look().map_err(|source| OpenPortError::NoSuchInterface { interface: interface.into(), source })
+}
+
+/// Makes an open `/dev/net/tun` the other end of a TAP interface.
+pub(super) fn attach_tap(device: &impl AsFd, interface: &str) -> Result<(), OpenPortError> {
+    let attach = || {
+        let mut request = request(interface)?;
+        let flags = libc::IFF_TAP | libc::IFF_NO_PI;
+        request.ifr_ifru.ifru_flags = flags.try_into().map_err(io::Error::other)?;
+        call(device, libc::TUNSETIFF, &mut request)
+    };
+    attach().map_err(|source| {
+        let interface = interface.to_owned();
+        let hint = match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => return OpenPortError::NotPermitted { interface },
+            Some(libc::EBUSY) => "another program has it open; end it, or choose another",
+            Some(libc::EINVAL) => "it is no TAP interface of one queue",
+            _ => "see the cause",
+        };
+        OpenPortError::Attach { interface, hint, source }
+    })
+}
+
+/// A request about an interface; fails if the name is too long for one.
+fn request(interface: &str) -> io::Result<libc::ifreq> {
     let mut name = [0; libc::IFNAMSIZ];
     if interface.len() >= name.len() {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -78,13 +103,9 @@ pub(super) fn request(interface: &str) -> io::Result<libc::ifreq> {
 }
 
 /// Makes an ioctl that takes a `struct ifreq`.
-///
-/// # Errors
-///
-/// As the kernel says.
-pub(super) fn call(file: &OwnedFd, number: c_ulong, request: &mut libc::ifreq) -> io::Result<()> {
-    // SAFETY: all requests of this module's users take a `struct ifreq`, which `request` is.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), number, request) };
+fn call(file: &impl AsFd, number: c_ulong, request: &mut libc::ifreq) -> io::Result<()> {
+    // SAFETY: all requests of this module take a `struct ifreq`, which `request` is.
+    let result = unsafe { libc::ioctl(file.as_fd().as_raw_fd(), number, request) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

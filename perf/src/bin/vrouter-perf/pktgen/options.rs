@@ -15,6 +15,8 @@ Ports:
   af_xdp:INTERFACE[,queue=N][,mode=copy|zero-copy|auto][,netns=NAME]
         One queue of an interface. Where frames are received, nobody else gets what comes on that
         queue. A port that only sends leaves the interface's own stack alone.
+  tap:INTERFACE[,netns=NAME]
+        The other end of a TAP interface that is there and up: the kernel receives what is sent.
   memory[,pps=N][,burst=N][,drop-every=N][,duplicate-every=N][,swap-every=N][,corrupt-every=N]
         A link in memory, from the sender straight to the sink: what both cost by themselves; with
         options a device whose faults are known.
@@ -34,6 +36,9 @@ Examples:
         what the generator itself comes to
   vrouter-perf pktgen --tx af_xdp:veth0 --rx af_xdp:veth2 --rate 100kpps --frame imix
         100,000 packets a second for 10 s from one interface to another
+  vrouter-perf pktgen --tx af_xdp:eth1 --rx af_xdp:eth2 --search --frame rfc2544 --seconds 60
+        the throughput of what lies between, without loss and with 0.5 %, as RFC 2544 has it: it
+        asks for trials of 60 s (section 24)
   vrouter-perf pktgen --tx af_xdp:veth0,netns=left --packets 1000000 --flows 1000
         only send: another program counts
   vrouter-perf pktgen --rx af_xdp:veth2 --seconds 30 --json counts.json
@@ -61,6 +66,16 @@ pub(crate) struct PktgenOptions {
     /// How many packets, instead of how long.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) packets: Option<u64>,
+    /// Looks for the highest rate at which no more than some part is lost (RFC 2544 section 26.1), up
+    /// to --rate, in trials of --seconds each.
+    #[arg(long, conflicts_with = "packets", requires = "tx")]
+    pub(crate) search: bool,
+    /// With --search: a part that may be lost; may be repeated [default: 0 and 0.005].
+    #[arg(long = "loss", value_name = "RATIO", value_parser = ratio, requires = "search")]
+    pub(crate) losses: Vec<f64>,
+    /// With --search: how near good and bad rates have to be, as a part of the rate.
+    #[arg(long, value_name = "RATIO", value_parser = ratio, default_value_t = 0.005)]
+    pub(crate) precision: f64,
     /// Frame size in bytes with FCS, a mix, imix or rfc2544; may be repeated.
     #[arg(long = "frame", value_name = "SIZE", default_value = "64", value_parser = Frames::parse)]
     pub(crate) frames: Vec<Frames>,
@@ -110,6 +125,16 @@ pub(crate) struct PktgenOptions {
 }
 
 impl PktgenOptions {
+    /// The loss ratios to search for, the lowest first.
+    pub(crate) fn goals(&self) -> Vec<f64> {
+        let mut goals = self.losses.clone();
+        if goals.is_empty() {
+            goals = vec![0.0, 0.005];
+        }
+        goals.sort_unstable_by(f64::total_cmp);
+        goals
+    }
+
     /// Every frame mix that was asked for, in order.
     pub(crate) fn mixes(&self) -> Vec<FrameMix> {
         self.frames.iter().flat_map(|frames| frames.0.iter().cloned()).collect()

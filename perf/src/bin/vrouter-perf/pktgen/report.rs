@@ -8,9 +8,16 @@ use std::{
 };
 
 use perf::machine::Machine;
+use serde::Serialize;
 
-use super::row::Row;
+use super::{
+    row::{Latencies, Row},
+    search::SearchRow,
+};
 use crate::report::describe;
+
+/// How long a trial of RFC 2544 is at least (section 24).
+const TRIAL_SECONDS_RFC_2544: f64 = 60.0;
 
 /// Tells on a terminal how far a trial is.
 #[derive(Debug)]
@@ -39,14 +46,8 @@ impl Watch {
 }
 
 pub(crate) fn rows(machine: &Machine, rows: &[Row], json: Option<&Path>) -> io::Result<()> {
-    let text = serde_json::to_string_pretty(rows)?;
-    match json {
-        Some(path) if path == Path::new("-") => {
-            println!("{text}");
-            return Ok(());
-        }
-        Some(path) => fs::write(path, text + "\n")?,
-        None => {}
+    if write_json(rows, json)? {
+        return Ok(());
     }
     describe(machine);
     println!(
@@ -71,15 +72,69 @@ pub(crate) fn rows(machine: &Machine, rows: &[Row], json: Option<&Path>) -> io::
     Ok(())
 }
 
+pub(crate) fn search_rows(
+    machine: &Machine,
+    rows: &[SearchRow],
+    json: Option<&Path>,
+) -> io::Result<()> {
+    if write_json(rows, json)? {
+        return Ok(());
+    }
+    describe(machine);
+    println!(
+        "{:<12} {:>8} {:>12} {:>10} {:>10} {:>12} {:>7} {:>22}",
+        "FRAME", "LOSS OK", "PPS", "MBIT/S", "LOSS", "TOO MUCH", "TRIALS", "US P50/P99/MAX"
+    );
+    for row in rows {
+        println!(
+            "{:<12} {:>8} {:>12} {:>10} {:>10} {:>12} {:>7} {:>22}  {}",
+            row.frame,
+            format!("{} %", row.goal_loss_ratio * 100.0),
+            number(row.throughput_pps),
+            number(row.throughput_bits_per_second.map(|rate| rate / 1e6)),
+            percent(row.loss_ratio),
+            number(row.too_much_pps),
+            row.trials,
+            latencies(row.latency_ns),
+            row.remarks.join("; "),
+        );
+    }
+    println!("\nTOO MUCH: the lowest rate that lost more. US: one-way latency at the rate PPS.");
+    let seconds = rows.first().map_or(0.0, |row| row.trial_seconds);
+    if seconds < TRIAL_SECONDS_RFC_2544 {
+        println!("Trials of {seconds} s; RFC 2544 section 24 asks for {TRIAL_SECONDS_RFC_2544} s.");
+    }
+    Ok(())
+}
+
+/// Writes JSON where it is wanted; tells whether that is instead of the table.
+fn write_json<T: Serialize>(rows: &[T], json: Option<&Path>) -> io::Result<bool> {
+    let Some(path) = json else { return Ok(false) };
+    let text = serde_json::to_string_pretty(rows)?;
+    if path == Path::new("-") {
+        println!("{text}");
+        return Ok(true);
+    }
+    fs::write(path, text + "\n")?;
+    Ok(false)
+}
+
+fn number(number: Option<f64>) -> String {
+    number.map_or("-".into(), |number| format!("{number:.0}"))
+}
+
+fn percent(ratio: Option<f64>) -> String {
+    ratio.map_or("-".into(), |ratio| format!("{:.4} %", ratio * 100.0))
+}
+
+fn latencies(latencies: Option<Latencies>) -> String {
+    latencies.map_or("-".into(), |it| [it.p50, it.p99, it.max].map(microseconds).join("/"))
+}
+
 fn print_row(row: &Row) {
     let count = |count: Option<u64>| count.map_or("-".into(), |count| count.to_string());
-    let number = |number: Option<f64>| number.map_or("-".into(), |number| format!("{number:.0}"));
     let received = row.received.as_ref();
     let of = |count: fn(&super::row::Arrivals) -> u64| received.map(count);
-    let latency = received
-        .and_then(|it| it.latency_ns)
-        .map_or("-".into(), |it| [it.p50, it.p99, it.max].map(microseconds).join("/"));
-    let loss = row.loss_ratio.map_or("-".into(), |ratio| format!("{:.4} %", ratio * 100.0));
     println!(
         "{:<12} {:>11} {:>11} {:>10} {:>11} {:>9} {:>10} {:>8} {:>8} {:>8} {:>8} {:>22}  {}",
         row.frame,
@@ -88,12 +143,12 @@ fn print_row(row: &Row) {
         number(row.sent_bits_per_second.map(|rate| rate / 1e6)),
         count(of(|it| it.received)),
         count(row.lost),
-        loss,
+        percent(row.loss_ratio),
         count(of(|it| it.reordered)),
         count(of(|it| it.duplicated)),
         count(of(|it| it.corrupted)),
         count(of(|it| it.foreign)),
-        latency,
+        latencies(received.and_then(|it| it.latency_ns)),
         row.remarks.join("; "),
     );
 }

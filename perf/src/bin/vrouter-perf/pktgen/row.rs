@@ -37,6 +37,9 @@ pub(crate) struct Row {
     pub(crate) is_generator_limited: bool,
     /// The sink itself lost frames: then the loss is not the device's alone.
     pub(crate) is_sink_limited: bool,
+    /// How often the sender came too late to catch up.
+    pub(crate) stalls: u64,
+    /// How often the sender's thread was taken off its CPU.
     pub(crate) preemptions: u64,
     pub(crate) remarks: Vec<String>,
     pub(crate) machine: Machine,
@@ -53,6 +56,8 @@ pub(crate) struct Arrivals {
     pub(crate) foreign: u64,
     pub(crate) other_streams: u64,
     pub(crate) lost_by_sink: u64,
+    /// How often the sink's thread was taken off its CPU.
+    pub(crate) sink_preemptions: u64,
     pub(crate) latency_ns: Option<Latencies>,
 }
 
@@ -106,6 +111,7 @@ impl Row {
             received,
             is_generator_limited: false,
             is_sink_limited: false,
+            stalls: 0,
             preemptions: 0,
             remarks: Vec::new(),
             machine: machine.clone(),
@@ -118,7 +124,7 @@ impl Row {
             row.judge_sink(report);
         }
         if row.preemptions > 0 {
-            row.remarks.push(format!("preempted {} times", row.preemptions));
+            row.remarks.push(format!("sender preempted {} times", row.preemptions));
         }
         if outcome.is_interrupted {
             row.remarks.push("interrupted".into());
@@ -126,8 +132,14 @@ impl Row {
         Ok(row)
     }
 
+    /// Whether the generator itself, or the sink, was too slow for a while.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.is_generator_limited || self.is_sink_limited || self.stalls > 0
+    }
+
     fn judge_sender(&mut self, report: &SenderReport) {
-        self.preemptions += report.preemptions;
+        self.preemptions = report.preemptions;
+        self.stalls = report.sent.stalls;
         if let Some((asked, sent)) = self.asked_pps.zip(self.sent_pps)
             && sent < asked * RATE_REACHED
         {
@@ -148,7 +160,6 @@ impl Row {
     }
 
     fn judge_sink(&mut self, report: &SinkReport) {
-        self.preemptions += report.preemptions;
         let counts = report.account.counts();
         if report.lost_by_port > 0 {
             self.is_sink_limited = true;
@@ -201,6 +212,7 @@ impl Arrivals {
             foreign: counts.foreign,
             other_streams: counts.other_streams,
             lost_by_sink: report.lost_by_port,
+            sink_preemptions: report.preemptions,
             latency_ns: Latencies::of(report),
         }
     }
