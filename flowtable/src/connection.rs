@@ -89,7 +89,8 @@ pub(crate) struct DirectionState {
     end: AtomicU32,
     /// TCP: the highest acknowledgement sent.
     acknowledged: AtomicU32,
-    /// Window scale (4 bits), flags (12), largest window in units of the scale (16).
+    /// Window scale (4 bits), [`DirectionState::ANSWERED`] (1), flags (11), largest window in units
+    /// of the scale (16).
     flags: AtomicU32,
 }
 
@@ -120,6 +121,22 @@ pub struct FlowCounters {
 }
 
 impl DirectionState {
+    /// The other direction has packets, too: told by that one's first packet, so that this one need
+    /// not read the other's line. Only of protocols without states: trackers write over it.
+    const ANSWERED: u32 = 1 << 27;
+
+    /// Notes that the other direction has packets.
+    #[cold]
+    pub(crate) fn answer(&self) {
+        self.flags.store(self.flags.load(Relaxed) | Self::ANSWERED, Relaxed);
+    }
+
+    /// Whether it was noted that the other direction has packets.
+    #[inline]
+    pub(crate) fn is_answered(&self) -> bool {
+        self.flags.load(Relaxed) & Self::ANSWERED != 0
+    }
+
     /// Starts anew.
     pub(crate) fn reset(&self, now: Ticks) {
         self.packets.store(0, Relaxed);
@@ -128,11 +145,13 @@ impl DirectionState {
         self.set_transport(&Transport::default());
     }
 
-    /// Counts a packet.
+    /// Counts a packet; returns whether it was the first.
     #[inline]
-    pub(crate) fn count(&self, bytes: u32) {
-        self.packets.store(self.packets.load(Relaxed).wrapping_add(1), Relaxed);
+    pub(crate) fn count(&self, bytes: u32) -> bool {
+        let packets = self.packets.load(Relaxed);
+        self.packets.store(packets.wrapping_add(1), Relaxed);
         self.bytes.store(self.bytes.load(Relaxed).wrapping_add(u64::from(bytes)), Relaxed);
+        packets == 0
     }
 
     /// Notes when the direction was last seen; writes only if that changes.
@@ -157,19 +176,19 @@ impl DirectionState {
         self.packets.load(Relaxed) != 0
     }
 
+    #[inline]
     pub(crate) fn transport(&self) -> Transport {
         let packed = self.flags.load(Relaxed);
-        let [upper, lower, window_upper, window_lower] = packed.to_be_bytes();
-        let flags = u16::from_be_bytes([upper, lower]);
         Transport {
             end: self.end.load(Relaxed),
             acknowledged: self.acknowledged.load(Relaxed),
-            window: u16::from_be_bytes([window_upper, window_lower]),
-            scale: upper >> 4,
-            flags: flags & Transport::FLAGS,
+            window: low16(packed),
+            scale: low16(packed >> 28).to_le_bytes()[0],
+            flags: low16(packed >> 16) & Transport::FLAGS,
         }
     }
 
+    #[inline]
     pub(crate) fn set_transport(&self, transport: &Transport) {
         let flags = (transport.flags & Transport::FLAGS) | (u16::from(transport.scale & 15) << 12);
         self.end.store(transport.end, Relaxed);
@@ -178,9 +197,16 @@ impl DirectionState {
     }
 }
 
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "takes the lower half")]
+fn low16(word: u32) -> u16 {
+    word as u16
+}
+
 impl Transport {
-    /// The flag bits there is room for: the scale takes the upper four of sixteen.
-    pub(crate) const FLAGS: u16 = 0x0fff;
+    /// The flag bits there is room for: the scale takes the upper four of sixteen, and one says that
+    /// there were answers.
+    pub(crate) const FLAGS: u16 = 0x07ff;
 }
 
 #[cfg(all(test, not(loom)))]
@@ -195,9 +221,13 @@ mod tests {
             acknowledged: 77,
             window: 0xabcd,
             scale: 14,
-            flags: 0xf0f,
+            flags: 0x70f,
         };
         state.set_transport(&transport);
+        assert_eq!(state.transport(), transport);
+        assert!(!state.is_answered());
+        state.answer();
+        assert!(state.is_answered());
         assert_eq!(state.transport(), transport);
     }
 

@@ -5,13 +5,15 @@
 //!  IPv6, 12 words   addresses x 4 | meta | stamp | scopes | spare | action x 4
 //! ```
 //!
-//! `meta` is that of the [`FlowKey`], with the upper half of the connection's 16-bit generation in
+//! `meta` is that of the [`FlowKey`], with the lower half of the connection's 16-bit generation in
 //! place of the family, which the index tells. `stamp` is version (32 bits), connection (24), and
-//! the lower half of the generation (8).
+//! the upper half of the generation (8).
 //!
 //! An entry is written while nobody can find it, then published by its index in a bucket, and not
-//! written again before it has been retired and every worker has passed a quiescent point. Only its
-//! stamp's version changes meanwhile.
+//! written again before it has been retired and every worker has passed a quiescent point. Only two
+//! things change meanwhile: its stamp's version, and once, when it no longer leads to a living
+//! connection, the lowest bit of the generation: that of the living is odd. So whoever holds a
+//! reference need not look at the connection to know that it lives.
 
 use crate::{
     key::{Family, FlowKey, high32, low32},
@@ -57,6 +59,7 @@ pub enum Direction {
 impl Direction {
     /// The other direction.
     #[must_use]
+    #[inline]
     pub fn opposite(self) -> Self {
         match self {
             Self::Forward => Self::Reply,
@@ -80,6 +83,7 @@ impl EntryIndex {
         Self(family | (record << 1) | direction as u32)
     }
 
+    #[inline]
     pub(crate) fn family(self) -> Family {
         if self.0 & FAMILY_BIT == 0 { Family::V4 } else { Family::V6 }
     }
@@ -88,6 +92,7 @@ impl EntryIndex {
         (self.0 & !FAMILY_BIT) >> 1
     }
 
+    #[inline]
     pub(crate) fn direction(self) -> Direction {
         if self.0 & 1 == 0 { Direction::Forward } else { Direction::Reply }
     }
@@ -96,24 +101,27 @@ impl EntryIndex {
         Self((self.0 & !1) | direction as u32)
     }
 
+    #[inline]
     fn in_slab(self) -> u32 {
         self.0 & !FAMILY_BIT
     }
 }
 
-/// Whose an entry is, in the form that it has there, so that a lookup need not take it apart: a
-/// connection's number above the lower half of its generation, and the upper half.
+/// Whose an entry is, in the form that it has there, so that a lookup need not take it apart.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Owner {
+    /// The connection's number above the upper half of its generation: a part of `stamp`.
     word: u32,
-    upper: u8,
+    /// The protocol above the lower half of the generation: a part of `meta`.
+    low: u16,
 }
 
 impl Owner {
-    /// A connection of a generation.
-    pub(crate) fn new(connection: u32, generation: u16) -> Self {
+    /// A connection of a generation, of a protocol.
+    pub(crate) fn new(connection: u32, generation: u16, protocol: u8) -> Self {
         let [upper, lower] = generation.to_be_bytes();
-        Self { word: (connection << 8) | u32::from(lower), upper }
+        let word = (connection << 8) | u32::from(upper);
+        Self { word, low: u16::from_be_bytes([protocol, lower]) }
     }
 
     /// The connection's number.
@@ -125,8 +133,15 @@ impl Owner {
     /// The part of the connection's generation that entries carry.
     #[inline]
     pub(crate) fn generation(self) -> u16 {
-        let [.., lower] = self.word.to_be_bytes();
-        u16::from_be_bytes([self.upper, lower])
+        let ([.., upper], [_, lower]) = (self.word.to_be_bytes(), self.low.to_be_bytes());
+        u16::from_be_bytes([upper, lower])
+    }
+
+    /// The IP protocol.
+    #[inline]
+    pub(crate) fn protocol(self) -> u8 {
+        let [protocol, _] = self.low.to_be_bytes();
+        protocol
     }
 }
 
@@ -142,8 +157,9 @@ impl Stamp {
     /// From an entry's meta and stamp words.
     #[inline]
     fn from_words(meta: u64, stamp: u64) -> Self {
-        let [.., upper] = meta.to_be_bytes();
-        Self { version: high32(stamp), owner: Owner { word: low32(stamp), upper } }
+        let [.., protocol, lower] = meta.to_be_bytes();
+        let low = u16::from_be_bytes([protocol, lower]);
+        Self { version: high32(stamp), owner: Owner { word: low32(stamp), low } }
     }
 
     fn to_word(self) -> u64 {
@@ -174,6 +190,22 @@ impl Entries {
         Slabs { v4: self.v4.all(), v6: self.v6.all() }
     }
 
+    /// The action of the entry at `index`, if that is still `owner`'s and leads to a living
+    /// connection.
+    #[inline]
+    pub(crate) fn action_of(&self, index: EntryIndex, owner: Owner) -> Option<ActionWords<'_>> {
+        let (meta, stamp, action) = if let Some(Entry(words)) = self.v4.at(index.0) {
+            let [_, meta, stamp, _, action @ ..] = words;
+            (meta, stamp, action)
+        } else {
+            let Entry(words) = self.v6.at(index.in_slab())?;
+            let [_, _, _, _, meta, stamp, _, _, action @ ..] = words;
+            (meta, stamp, action)
+        };
+        let stamp = Stamp::from_words(meta.load(Relaxed), stamp.load(Relaxed));
+        (stamp.owner == owner).then_some(ActionWords(action))
+    }
+
     /// Asks for the cache lines of the entry at `index`.
     #[inline]
     pub(crate) fn prefetch(&self, index: EntryIndex) {
@@ -199,7 +231,7 @@ impl Slabs<'_> {
         };
         let ([address, meta, stamp, ..], [addresses, ..]) = (words, key.addresses);
         let meta = meta.load(Relaxed);
-        let difference = (address.load(Relaxed) ^ addresses) | ((meta ^ key.meta) & !0xff);
+        let difference = (address.load(Relaxed) ^ addresses) | differs_in_life(meta, key.meta);
         (difference == 0 && key.family() == Family::V4)
             .then(|| Stamp::from_words(meta, stamp.load(Relaxed)))
     }
@@ -215,7 +247,7 @@ impl Slabs<'_> {
         let source = differs(w0, k0) | differs(w1, k1);
         let destination = differs(w2, k2) | differs(w3, k3);
         let meta = meta.load(Relaxed);
-        let difference = source | destination | ((meta ^ key.meta) & !0xff);
+        let difference = source | destination | differs_in_life(meta, key.meta);
         (difference == 0 && key.family() == Family::V6)
             .then(|| Stamp::from_words(meta, stamp.load(Relaxed)))
     }
@@ -230,6 +262,18 @@ impl Slabs<'_> {
     }
 }
 
+/// Where an entry's action lies.
+#[derive(Clone, Copy)]
+pub(crate) struct ActionWords<'a>(&'a [AtomicU64; ACTION_WORDS]);
+
+impl ActionWords<'_> {
+    /// The action.
+    #[inline]
+    pub(crate) fn load(self) -> [u64; ACTION_WORDS] {
+        self.0.each_ref().map(|word| word.load(Relaxed))
+    }
+}
+
 /// One entry, of either family.
 #[derive(Clone, Copy)]
 pub(crate) struct EntryView<'a>(&'a [AtomicU64]);
@@ -240,8 +284,8 @@ impl EntryView<'_> {
         for (word, address) in self.0.iter().take(self.meta_at()).zip(key.addresses) {
             word.store(address, Relaxed);
         }
-        let upper = u64::from(stamp.owner.upper);
-        self.store(self.meta_at(), (key.meta & !0xff) | upper);
+        let lower = u64::from(stamp.owner.low & 0xff);
+        self.store(self.meta_at(), (key.meta & !0xff) | lower);
         self.store(self.meta_at() + 1, stamp.to_word());
         self.store(self.meta_at() + 2, scopes.to_word());
         for (word, part) in self.0.iter().rev().take(ACTION_WORDS).rev().zip(action) {
@@ -272,13 +316,16 @@ impl EntryView<'_> {
     }
 
     /// The compiled action.
-    #[inline]
-    pub(crate) fn action(self) -> [u64; 4] {
-        let mut action = [0; 4];
-        for (part, word) in action.iter_mut().zip(self.0.iter().rev().take(ACTION_WORDS).rev()) {
-            *part = word.load(Relaxed);
+    pub(crate) fn action(self) -> [u64; ACTION_WORDS] {
+        self.0.last_chunk().map_or([0; ACTION_WORDS], |words| ActionWords(words).load())
+    }
+
+    /// Says that the entry no longer leads to a living connection. The caller holds the locks of the
+    /// connection's buckets, none of which leads here any more.
+    pub(crate) fn end(self) {
+        if let Some(meta) = self.0.get(self.meta_at()) {
+            meta.store(meta.load(Relaxed) & !1, ordering::publish_end());
         }
-        action
     }
 
     /// Says that the entry is still right under `version`, if its stamp is still `judged` (claim
@@ -313,6 +360,13 @@ impl EntryView<'_> {
     }
 }
 
+/// What is different between the `meta` of a living entry and that of a key: zero if nothing is.
+#[inline]
+fn differs_in_life(entry: u64, key: u64) -> u64 {
+    // All but the generation, of which only the lowest bit is compared: the living have it.
+    (entry ^ (key | 1)) & !0xfe
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
@@ -337,8 +391,9 @@ mod tests {
                 let key = FlowKey::v4(5, 17, (address, port), (Ipv4Addr::LOCALHOST, 53));
                 (key, EntryView(&entries.0.0))
             };
-            let owner = Owner::new(connection, generation);
+            let owner = Owner::new(connection, generation, 17);
             prop_assert_eq!((owner.connection(), owner.generation()), (connection, generation));
+            prop_assert_eq!(owner.protocol(), 17);
             let stamp = Stamp { version, owner };
             view.write(&key, stamp, Scopes::from_word(scopes), action);
             prop_assert_eq!(view.key(), key);
@@ -348,6 +403,9 @@ mod tests {
             prop_assert_eq!(view.stamp(), Stamp { version: next, ..stamp });
             view.restamp(Stamp { version: next.wrapping_add(1), ..stamp }, 0);
             prop_assert_eq!(view.stamp(), Stamp { version: next, ..stamp });
+            view.end();
+            prop_assert_eq!(view.stamp().owner, Owner::new(connection, generation & !1, 17));
+            prop_assert_eq!((view.key(), view.action()), (key, action));
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 const MAGIC: u64 = 0x7672_666c_6f77_7461; // "vrflowta"
 
 /// Changes with every change of the layout or of the meaning of a field.
-const LAYOUT_VERSION: u64 = 1;
+const LAYOUT_VERSION: u64 = 2;
 
 /// The header's page. What [`Header`] does not name is reserved, and zero.
 const HEADER_BYTES: usize = 4096;

@@ -309,7 +309,7 @@ fn a_worker_with_an_older_snapshot_does_not_take_a_version_back() {
     });
 }
 
-/// A lookup during a swap sees the old action or the new one, whole.
+/// Claim 9: `publish_end`. A lookup during a swap sees the old action or the new one, whole.
 #[test]
 fn a_lookup_during_a_revalidation_sees_one_action_or_the_other() {
     explore(2, || {

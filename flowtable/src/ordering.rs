@@ -62,6 +62,9 @@ claims! {
 
     /// Claim 8: who finds a connection alive finds its entries and states written.
     publish_life: Release, not Relaxed, Ordering;
+
+    /// Claim 9: who finds an entry ended finds what took its place, if something did.
+    publish_end: Release, not Relaxed, Ordering;
 }
 
 #[cfg(not(loom))]

@@ -12,7 +12,7 @@ use crate::{
     bucket::{Bucket, LockedBuckets, SLOTS, slots},
     connection::{Connection, DirectionState, Life},
     counters::WorkerCounters,
-    entry::{Direction, Entries, EntryIndex, EntryView},
+    entry::{Direction, Entries, EntryIndex, EntryView, Owner},
     epoch::{Epochs, PARTICIPANTS_MAX},
     fragments::FragmentSet,
     free_list::{FreeList, Links},
@@ -21,7 +21,7 @@ use crate::{
     layout::{HEADER_WORDS, Header, Layout},
     region::{Region, Section, does_not_fit},
     sync::{Arc, AtomicU32, AtomicU64, Mutex},
-    tracking::{Sides, Tracking},
+    tracking::{self, Sides, Tracking},
     worker::Retired,
 };
 
@@ -142,6 +142,20 @@ impl Store {
         }
     }
 
+    /// Asks for a direction's state, and for the other's if the protocol looks at it.
+    #[inline]
+    pub(crate) fn prefetch_states(&self, owner: Owner, direction: Direction) {
+        let connection = owner.connection();
+        if let Some(own) = self.directions.get(direction as usize) {
+            own.prefetch(connection);
+        }
+        if tracking::reads_both_sides(owner.protocol())
+            && let Some(other) = self.directions.get(direction.opposite() as usize)
+        {
+            other.prefetch(connection);
+        }
+    }
+
     /// Asks for a connection's word and the states of both directions.
     #[inline]
     pub(crate) fn prefetch_connection(&self, connection: u32) {
@@ -231,15 +245,20 @@ impl Store {
         }
     }
 
+    /// The state of a packet's own direction.
+    #[inline]
+    pub(crate) fn own_side(&self, owner: Owner, direction: Direction) -> Option<&DirectionState> {
+        self.directions.get(direction as usize)?.at(owner.connection())
+    }
+
     /// Both directions' state, as a packet of one of them sees it.
     #[inline]
-    pub(crate) fn sides(&self, connection: u32, direction: Direction) -> Option<Sides<'_>> {
-        let [forward, reply] = self.both_sides(connection)?;
-        let (own, other) = match direction {
-            Direction::Forward => (forward, reply),
-            Direction::Reply => (reply, forward),
-        };
-        Some(Sides { own, other, direction })
+    pub(crate) fn sides(&self, owner: Owner, direction: Direction) -> Option<Sides<'_>> {
+        // By index: which direction it is cannot be foreseen, so it should not be a branch.
+        let connection = owner.connection();
+        let own = self.directions.get(direction as usize)?.at(connection)?;
+        let other = self.directions.get(direction.opposite() as usize)?.at(connection)?;
+        Some(Sides { own, other, direction, protocol: owner.protocol() })
     }
 
     /// Both directions' state: forward, reply.

@@ -244,21 +244,18 @@ impl<A> FlowTable<A> {
 /// An action as the words of an entry.
 pub(crate) fn to_words<A: Action>(action: &A) -> [u64; 4] {
     let mut words = [0; ACTION_WORDS];
-    for (to, from) in bytemuck::bytes_of_mut(&mut words).iter_mut().zip(bytemuck::bytes_of(action))
-    {
-        *to = *from;
+    let bytes = bytemuck::bytes_of(action);
+    if let Some(to) = bytemuck::bytes_of_mut(&mut words).get_mut(..bytes.len()) {
+        to.copy_from_slice(bytes);
     }
     words
 }
 
 /// The action that an entry's words hold.
+#[inline]
 pub(crate) fn from_words<A: Action>(words: [u64; 4]) -> A {
-    let mut action = A::zeroed();
-    for (to, from) in bytemuck::bytes_of_mut(&mut action).iter_mut().zip(bytemuck::bytes_of(&words))
-    {
-        *to = *from;
-    }
-    action
+    let bytes = bytemuck::bytes_of(&words).get(..size_of::<A>()).unwrap_or_default();
+    bytemuck::try_pod_read_unaligned(bytes).unwrap_or_else(|_| A::zeroed())
 }
 
 impl<A> std::fmt::Debug for FlowTable<A> {

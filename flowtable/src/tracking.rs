@@ -142,6 +142,27 @@ impl InvalidReason {
     }
 }
 
+/// What a packet without states is to its connection, if it is not the first of its direction;
+/// nothing but its own direction's line is looked at.
+#[inline]
+pub(crate) fn datagram_commonly(
+    own: &DirectionState,
+    direction: Direction,
+    protocol: u8,
+) -> Option<Verdict> {
+    if reads_both_sides(protocol) || !own.has_packets() {
+        return None;
+    }
+    let is_established = own.is_answered() || direction == Direction::Reply;
+    Some(if is_established { Verdict::Established } else { Verdict::New })
+}
+
+/// Whether a packet of a protocol is judged by what the other side has sent.
+#[inline]
+pub(crate) fn reads_both_sides(protocol: u8) -> bool {
+    matches!(protocol, TCP | SCTP)
+}
+
 /// Both directions of a connection, as seen by a packet of one of them.
 #[derive(Clone, Copy)]
 pub(crate) struct Sides<'a> {
@@ -151,6 +172,18 @@ pub(crate) struct Sides<'a> {
     pub(crate) other: &'a DirectionState,
     /// Which one it is.
     pub(crate) direction: Direction,
+    /// The connection's IP protocol.
+    pub(crate) protocol: u8,
+}
+
+impl Sides<'_> {
+    /// Counts a packet that belongs to the connection.
+    #[inline]
+    pub(crate) fn count(self, bytes: u32) {
+        if self.own.count(bytes) && !reads_both_sides(self.protocol) {
+            self.other.answer();
+        }
+    }
 }
 
 /// What tracking makes of a packet.
@@ -236,12 +269,13 @@ pub(crate) fn idle(
     }
 }
 
+/// What a packet without states is to its connection. The other direction's line is left alone
+/// unless the connection's protocol has states, and the packet is a fragment.
 fn datagram(sides: Sides<'_>) -> Tracked {
-    let verdict = if sides.direction == Direction::Reply || sides.other.has_packets() {
-        Verdict::Established
-    } else {
-        Verdict::New
-    };
+    let is_established = sides.own.is_answered()
+        || sides.direction == Direction::Reply
+        || (reads_both_sides(sides.protocol) && sides.other.has_packets());
+    let verdict = if is_established { Verdict::Established } else { Verdict::New };
     Tracked::Valid { verdict, refreshes: true }
 }
 

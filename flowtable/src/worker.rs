@@ -288,7 +288,10 @@ impl<A: Action> FlowWorker<A> {
         facts: &PacketFacts,
         now: Ticks,
     ) -> Option<Recorded<A>> {
-        let (action, verdict) = self.core.record(flow, facts, now)?;
+        if let Some((action, verdict)) = self.core.record_commonly(flow, facts, now) {
+            return Some(Recorded { action: from_words(action.load()), verdict });
+        }
+        let (action, verdict) = self.core.record_rarely(flow, facts, now)?;
         Some(Recorded { action: from_words(action), verdict })
     }
 

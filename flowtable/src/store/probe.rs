@@ -77,6 +77,8 @@ impl Store {
     /// The entry that `key` leads to.
     #[inline(never)]
     pub(crate) fn probe(&self, key: &FlowKey, hash: FlowHash) -> Option<Found> {
+        // Who found an entry ended finds here what took its place (claim 9).
+        fence(Acquire);
         let stages = self.stages();
         let first = self.buckets.at(hash.first_bucket(stages.count))?;
         let second = self.buckets.at(hash.second_bucket(stages.count))?;

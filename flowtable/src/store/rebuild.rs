@@ -69,8 +69,10 @@ impl Store {
     fn enter_both(&self, number: u32, life: Life) -> Option<EntryIndex> {
         debug_assert!(number < CONNECTIONS_MAX);
         let entries = self.both_entries(life)?;
-        let owner = Owner::new(number, life.short_generation());
-        let is_own = entries.iter().all(|entry| entry.stamp().owner == owner);
+        let generation = life.short_generation();
+        let is_own = entries.iter().all(|entry| {
+            entry.stamp().owner == Owner::new(number, generation, entry.key().protocol())
+        });
         if !is_own || life.entry.family() != self.layout.family_of(number) {
             return None;
         }

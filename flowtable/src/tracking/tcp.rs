@@ -95,7 +95,53 @@ pub(super) fn is_doubtful(forward: &Transport, reply: &Transport) -> bool {
     (forward.flags | reply.flags) & DOUBTFUL != 0
 }
 
+/// What is known of both sides in the middle of a connection.
+const KNOWN: u16 = TRACKED | ACKNOWLEDGING;
+
+/// What neither side has sent there.
+const ENDING: u16 = FIN | FIN_ACKNOWLEDGED | RESET | DOUBTFUL;
+
+/// Advances an established connection by a segment that neither opens nor closes it, as nearly all
+/// are; `None` leaves it to [`advance`], which would come to the same.
+#[inline(never)]
+pub(crate) fn advance_steadily(sides: Sides<'_>, segment: &TcpFacts) -> Option<Verdict> {
+    const SYN_FIN_RST: u8 = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0;
+    let mut own = sides.own.transport();
+    let other = sides.other.transport();
+    let (both, either) = (own.flags & other.flags, own.flags | other.flags);
+    let is_steady = segment.flags.0 & (SYN_FIN_RST | TcpFlags::ACK.0) == TcpFlags::ACK.0
+        && both & KNOWN == KNOWN
+        && either & ENDING == 0
+        && (both & SYN_ACKNOWLEDGED) | (either & MIDSTREAM) != 0;
+    if !is_steady {
+        return None;
+    }
+    // The rules of `check_window`, with all that they may lack known.
+    let (end, acknowledgement) = (segment_end(segment), segment.acknowledgement);
+    let window = window_bytes(&other);
+    let offered = other.acknowledged.wrapping_add(window).wrapping_add(1);
+    let oldest = own.end.wrapping_sub(window).wrapping_sub(1);
+    let oldest_acknowledgement =
+        other.end.wrapping_sub(window_bytes(&own).max(OLD_ACKNOWLEDGEMENT_BYTES));
+    let is_outside = is_after(end, offered) | is_after(oldest, end);
+    let misacknowledges =
+        is_after(acknowledgement, other.end) | is_after(oldest_acknowledgement, acknowledgement);
+    if is_outside | misacknowledges {
+        return None;
+    }
+    own.end = if is_after(end, own.end) { end } else { own.end };
+    if is_after(acknowledgement, own.acknowledged) {
+        own.acknowledged = acknowledgement;
+    }
+    own.window = own.window.max(segment.window);
+    // A SYN's bit moves to where its acknowledgement is noted.
+    own.flags |= (other.flags & SYN) << (SYN_ACKNOWLEDGED.trailing_zeros() - SYN.trailing_zeros());
+    sides.own.set_transport(&own);
+    Some(verdict(sides))
+}
+
 /// Advances the connection by one segment.
+#[inline(never)]
 pub(super) fn advance(sides: Sides<'_>, segment: &TcpFacts, tracking: &Tracking) -> Tracked {
     if !flags_make_sense(segment.flags) {
         return Tracked::Invalid(InvalidReason::Flags);
@@ -281,6 +327,7 @@ fn note_acknowledged(own: &mut Transport, other: &Transport, segment: &TcpFacts)
 }
 
 /// Whether a segment without SYN falls into the windows.
+#[inline]
 fn check_window(
     own: &Transport,
     other: &Transport,
@@ -348,7 +395,7 @@ fn flags_make_sense(flags: TcpFlags) -> bool {
 
 /// What a valid segment is to its connection: new until the other side was seen.
 fn verdict(sides: Sides<'_>) -> Verdict {
-    if sides.direction == Direction::Reply || sides.other.has_packets() {
+    if sides.other.has_packets() || sides.direction == Direction::Reply {
         Verdict::Established
     } else {
         Verdict::New

@@ -6,6 +6,7 @@ use super::{
     ConnectionState::{self, *},
     *,
 };
+use crate::connection::Transport;
 use crate::facts::{SctpFacts, TcpFacts, TcpFlags};
 
 const FIN: TcpFlags = TcpFlags::FIN.with(TcpFlags::ACK);
@@ -26,16 +27,26 @@ struct Pair {
 }
 
 impl Pair {
-    fn track(&self, direction: Direction, transport: TransportFacts) -> Tracked {
+    fn sides(&self, direction: Direction, protocol: u8) -> Sides<'_> {
         let [forward, reply] = &self.sides;
         let (own, other) = match direction {
             Direction::Forward => (forward, reply),
             Direction::Reply => (reply, forward),
         };
+        Sides { own, other, direction, protocol }
+    }
+
+    fn track(&self, direction: Direction, transport: TransportFacts) -> Tracked {
+        let protocol = match transport {
+            TransportFacts::Tcp(_) => TCP,
+            TransportFacts::Sctp(_) => SCTP,
+            TransportFacts::Datagram | TransportFacts::IcmpError => UDP,
+        };
+        let sides = self.sides(direction, protocol);
         let facts = PacketFacts { bytes: 60, transport };
-        let tracked = advance(Sides { own, other, direction }, &facts, &self.tracking);
+        let tracked = advance(sides, &facts, &self.tracking);
         if matches!(tracked, Tracked::Valid { .. }) {
-            own.count(60);
+            sides.count(60);
         }
         tracked
     }
@@ -447,6 +458,16 @@ fn an_sctp_association_starts_with_an_init_unless_it_may_be_picked_up() {
     assert_eq!(admit(&facts(sctp(6, 7, 0)), &Tracking::default()), Err(InvalidReason::Midstream));
 }
 
+/// A sequence number within reach of others, across the wrap.
+fn near() -> impl Strategy<Value = u32> {
+    prop_oneof![0u32..100_000, any::<u32>()].prop_map(|offset| CLIENT.wrapping_add(offset))
+}
+
+/// What a side may have sent: often only what one has in the middle of a connection.
+fn flags() -> impl Strategy<Value = u16> {
+    prop_oneof![4 => Just(0xc3u16), 1 => Just(0xe0u16), 1 => 0u16..0x400]
+}
+
 proptest! {
     /// Two hosts that keep to TCP, with loss between the tracker and the receiver, never send
     /// anything invalid.
@@ -483,6 +504,39 @@ proptest! {
                 received[own] = end;
             }
             prop_assert_eq!(pair.state(), Established);
+        }
+    }
+
+    /// Most segments take a shorter way, and it leads where the long one does.
+    #[test]
+    fn the_steady_way_comes_to_the_same_as_the_long_one(
+        sides in prop::array::uniform2((near(), near(), any::<u16>(), 0u8..15, flags())),
+        packets in prop::array::uniform2(0u8..2),
+        segment in (near(), near(), any::<u16>(), 0u32..3000, prop_oneof![Just(0x10u8), any::<u8>()]),
+        direction in prop_oneof![Just(Direction::Forward), Just(Direction::Reply)],
+    ) {
+        let pair = || {
+            let pair = Pair::default();
+            for ((side, values), packets) in pair.sides.iter().zip(sides).zip(packets) {
+                let (end, acknowledged, window, scale, flags) = values;
+                side.set_transport(&Transport { end, acknowledged, window, scale, flags });
+                if packets == 1 {
+                    side.count(1);
+                }
+            }
+            pair
+        };
+        let (sequence, acknowledgement, window, payload_bytes, flags) = segment;
+        let segment = TcpFacts {
+            flags: TcpFlags(flags), sequence, acknowledgement, window, payload_bytes,
+            window_scale: None,
+        };
+        let (short, long) = (pair(), pair());
+        if let Some(verdict) = tcp::advance_steadily(short.sides(direction, TCP), &segment) {
+            let same = tcp::advance(long.sides(direction, TCP), &segment, &long.tracking);
+            prop_assert_eq!(Tracked::Valid { verdict, refreshes: true }, same);
+            let transports = |pair: &Pair| pair.sides.each_ref().map(DirectionState::transport);
+            prop_assert_eq!(transports(&short), transports(&long));
         }
     }
 

@@ -133,6 +133,9 @@ impl WorkerCore {
             }
         }
         connection.set_life(next);
+        for entry in current {
+            entry.end();
+        }
         Some(Swap::From(old))
     }
 
@@ -181,6 +184,11 @@ impl WorkerCore {
         for (hash, direction) in hashes.into_iter().zip([Direction::Forward, Direction::Reply]) {
             if let Some(place) = store.place_of(hash, life.entry.with(direction)) {
                 store.clear(place);
+            }
+        }
+        for direction in [Direction::Forward, Direction::Reply] {
+            if let Some(entry) = store.entries.at(life.entry.with(direction)) {
+                entry.end();
             }
         }
         Some(Unlink::Ended(life))

@@ -40,9 +40,10 @@ impl WorkerCore {
         let owner = self.store.fragment_set(&key.as_flow_key())?.find(key, now)?;
         let life = self.store.connections.at(owner.connection)?.life();
         // The whole generation: a fragment may be remembered for longer than 16 bits tell apart.
+        let protocol = self.store.entries.at(life.entry)?.key().protocol();
         (life.generation == owner.generation).then(|| FlowRef {
             entry: life.entry.with(owner.direction),
-            owner: Owner::new(owner.connection, life.short_generation()),
+            owner: Owner::new(owner.connection, life.short_generation(), protocol),
         })
     }
 }

@@ -182,7 +182,7 @@ impl WorkerCore {
         let store = &self.store;
         let taken = store.connections.at(connection)?;
         let life = Life { generation: taken.next_generation(), entry: record };
-        let owner = Owner::new(connection, life.short_generation());
+        let owner = Owner::new(connection, life.short_generation(), new.forward.protocol());
         let stamp = Stamp { version: new.version, owner };
         let [forward, reply] = store.both_entries(life)?;
         let [forward_action, reply_action] = new.actions;

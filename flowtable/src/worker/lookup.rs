@@ -3,13 +3,14 @@
 
 use super::{FlowRef, WorkerCore};
 use crate::{
-    connection::Life,
-    entry::{Direction, EntryIndex, EntryView},
-    facts::{PacketFacts, Ticks},
+    connection::{DirectionState, Life},
+    entry::{ACTION_WORDS, ActionWords, Direction, EntryIndex, EntryView},
+    facts::{PacketFacts, Ticks, TransportFacts},
     hash::FlowHash,
     key::FlowKey,
     scopes::{ConfigView, is_newer},
     store::{BURST_KEYS_MAX, Candidates, Found, MISSED, NO_CANDIDATES, Store},
+    sync::{Acquire, fence},
     tracking::{self, Tracked, Verdict},
 };
 
@@ -83,32 +84,72 @@ impl WorkerCore {
     pub(super) fn prefetch_states(&self, found: &[Lookup]) {
         for found in found {
             if let Lookup::Hit(flow) | Lookup::Stale(flow) = found {
-                self.store.prefetch_connection(flow.connection());
+                self.store.prefetch_states(flow.owner, flow.direction());
             }
         }
     }
 
-    pub(super) fn record(
+    /// Records a packet if it is what most are: none that opens or closes a connection. `None` leaves
+    /// it to [`Self::record_rarely`], which would come to the same.
+    #[inline]
+    pub(super) fn record_commonly(
+        &self,
+        flow: FlowRef,
+        facts: &PacketFacts,
+        now: Ticks,
+    ) -> Option<(ActionWords<'_>, Verdict)> {
+        if !self.online {
+            return None; // Nothing may be looked at.
+        }
+        let action = self.store.entries.action_of(flow.entry, flow.owner)?;
+        let own = self.store.own_side(flow.owner, flow.direction())?;
+        let verdict = self.judge_commonly(flow, own, facts)?;
+        own.see(now);
+        own.count(facts.bytes);
+        Some((action, verdict))
+    }
+
+    #[inline]
+    fn judge_commonly(
+        &self,
+        flow: FlowRef,
+        own: &DirectionState,
+        facts: &PacketFacts,
+    ) -> Option<Verdict> {
+        match &facts.transport {
+            TransportFacts::Datagram => {
+                tracking::datagram_commonly(own, flow.direction(), flow.owner.protocol())
+            }
+            TransportFacts::Tcp(segment) => {
+                let sides = self.store.sides(flow.owner, flow.direction())?;
+                tracking::tcp::advance_steadily(sides, segment)
+            }
+            TransportFacts::Sctp(_) | TransportFacts::IcmpError => None,
+        }
+    }
+
+    /// Records any packet.
+    #[inline(never)]
+    pub(super) fn record_rarely(
         &mut self,
         flow: FlowRef,
         facts: &PacketFacts,
         now: Ticks,
-    ) -> Option<([u64; 4], Verdict)> {
-        let action = self.action(flow)?;
-        let sides = self.store.sides(flow.connection(), flow.direction())?;
+    ) -> Option<([u64; ACTION_WORDS], Verdict)> {
+        self.wake();
+        let action = self.living_action(flow)?;
+        let sides = self.store.sides(flow.owner, flow.direction())?;
         match tracking::advance(sides, facts, &self.store.tracking) {
             Tracked::Valid { verdict, refreshes } => {
-                sides.own.count(facts.bytes);
+                sides.count(facts.bytes);
                 if refreshes {
                     sides.own.see(now);
                 }
-                Some((action, verdict))
+                Some((action.load(), verdict))
             }
             Tracked::Invalid(reason) => {
-                if let Some(counters) = self.counters() {
-                    counters.invalid.add(1);
-                }
-                Some((action, Verdict::Invalid(reason)))
+                self.count(|counters| &counters.invalid);
+                Some((action.load(), Verdict::Invalid(reason)))
             }
             Tracked::Superseded => {
                 self.remove(flow);
@@ -133,12 +174,23 @@ impl WorkerCore {
     #[inline]
     pub(super) fn action(&mut self, flow: FlowRef) -> Option<[u64; 4]> {
         self.wake();
+        self.living_action(flow).map(ActionWords::load)
+    }
+
+    /// Where the action of a flow lies, if the flow lives.
+    #[inline]
+    fn living_action(&self, flow: FlowRef) -> Option<ActionWords<'_>> {
+        self.store.entries.action_of(flow.entry, flow.owner).or_else(|| self.current_action(flow))
+    }
+
+    /// The action of a flow whose entry was replaced since it was found, if the flow lives.
+    #[cold]
+    #[inline(never)]
+    fn current_action(&self, flow: FlowRef) -> Option<ActionWords<'_>> {
+        // Who found an entry ended finds here what took its place (claim 9).
+        fence(Acquire);
         let life = self.life(flow)?;
-        let entry = self.store.entries.at(flow.entry)?;
-        if entry.stamp().owner == flow.owner {
-            return Some(entry.action());
-        }
-        Some(self.store.entries.at(life.entry.with(flow.direction()))?.action())
+        self.store.entries.action_of(life.entry.with(flow.direction()), flow.owner)
     }
 
     pub(super) fn actions(&mut self, flow: FlowRef) -> Option<[[u64; 4]; 2]> {
