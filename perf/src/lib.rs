@@ -7,6 +7,7 @@ pub mod disturbance;
 pub mod engine_run;
 pub mod figures;
 pub mod flow_tables;
+pub mod huge_pages;
 pub mod machine;
 pub mod meter;
 pub mod peers;

@@ -50,9 +50,18 @@ impl LineProcess {
     ///
     /// Fails once it has ended.
     pub fn ask(&mut self, line: &str) -> Result<String, PeerError> {
-        let sent = writeln!(self.input, "{line}").and_then(|()| self.input.flush());
-        sent.map_err(|_| self.ended())?;
+        self.tell(line)?;
         self.listen()
+    }
+
+    /// Sends a line.
+    ///
+    /// # Errors
+    ///
+    /// Fails once it has ended.
+    pub fn tell(&mut self, line: &str) -> Result<(), PeerError> {
+        let sent = writeln!(self.input, "{line}").and_then(|()| self.input.flush());
+        sent.map_err(|_| self.ended())
     }
 
     /// Waits for its next line.

@@ -13,7 +13,7 @@ use perf::{
     figures::Figures,
     flow_tables::{ALL, packets},
     machine::{Machine, pin, usable_cpus},
-    peers::{PeerError, rte_hash::RteHash, sketch::Sketch},
+    peers::{rte_hash::RteHash, sketch::Sketch},
 };
 use serde::Serialize;
 
@@ -127,12 +127,12 @@ pub(crate) fn run(options: &FlowtableOptions) -> anyhow::Result<()> {
         bail!("there is no table {unknown}; there are {}", names.join(", "));
     }
     let cases = if options.cases.is_empty() { &Case::ALL[..] } else { &options.cases };
+    let machine = Machine::now();
     let all_cpus = usable_cpus();
     if let Some(cpu) = options.cpu {
         pin(cpu)?;
     }
     let cpus = usable_cpus();
-    let machine = Machine::now();
     let other_cpu = all_cpus.iter().find(|cpu| options.cpu.is_some_and(|own| **cpu != own));
     let churn_cpu = other_cpu.or(all_cpus.last()).copied().unwrap_or(0);
     let (mut rows, mut skipped) = (Vec::new(), Vec::new());
@@ -155,11 +155,7 @@ fn measure(setup: &Setup, skipped: &mut Vec<String>) -> anyhow::Result<Vec<Row>>
     for (name, peer) in processes::contenders(setup) {
         match peer {
             Ok(contender) => contenders.push(contender),
-            Err(
-                error @ (PeerError::NotInstalled { .. }
-                | PeerError::NoSource { .. }
-                | PeerError::Run { .. }),
-            ) => {
+            Err(error) if error.is_absence() => {
                 let reason = format!("{name}: skipped: {error}");
                 if !skipped.contains(&reason) {
                     skipped.push(reason);

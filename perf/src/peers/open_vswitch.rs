@@ -1,0 +1,423 @@
+//! Open vSwitch with DPDK: from a file that comes in round and round to a port that takes all.
+//!
+//! ```text
+//! src (net_pcap, infinite) ─► br0 ─┬─► direct (net_null)
+//!                                  └─► tunnel (vxlan) ─► phy ─► sink (net_null)
+//! ```
+//!
+//! It has folders and a network namespace of its own, touches nothing of the machine's, and is
+//! paused while others are measured.
+
+mod pmd_stats;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+pub use pmd_stats::{PmdStats, packets_of_new_connections, packets_sent};
+
+use super::{Background, Namespace, PeerError, Window, run, thread_preemptions};
+use crate::huge_pages;
+
+/// Debian puts the program here, beside the one without DPDK.
+const DAEMON: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
+const PACKAGE: &str = "openvswitch-switch-dpdk";
+const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
+/// DPDK's memory in MiB: packet memory for four ports, and flows.
+const MEMORY_MIB: u64 = 512;
+/// Huge pages for that, and some that DPDK takes later.
+const HUGE_PAGES: u64 = MEMORY_MIB / 2 + 64;
+/// How long its tools wait for it, in seconds.
+const TOOL_TIMEOUT: &str = "--timeout=60";
+/// How long connections may take to be there.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often to look.
+const POLL: Duration = Duration::from_millis(50);
+/// Outer addresses of the tunnel, and the MAC address that the far one has.
+const OWN: &str = "192.0.2.1/24";
+const PEER: &str = "192.0.2.2";
+const PEER_MAC: &str = "02:00:00:00:00:02";
+
+/// What it does with packets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Forwarding {
+    /// Each packet's connection is looked up, and is established.
+    pub is_tracked: bool,
+    /// Out through the tunnel.
+    pub is_tunnelled: bool,
+}
+
+/// What it is started with.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// What comes in.
+    pub frames: PathBuf,
+    /// One reply to each connection in it.
+    pub replies: PathBuf,
+    /// Connections in it.
+    pub connections: usize,
+    /// The forwarding thread's CPU.
+    pub cpu: usize,
+    /// Everything else's.
+    pub other_cpu: usize,
+}
+
+/// A running Open vSwitch.
+#[derive(Debug)]
+pub struct OpenVSwitch {
+    // Ended in this order.
+    switch: Background,
+    _database: Background,
+    _namespace: Namespace,
+    folder: TempDir,
+    setup: Setup,
+    is_tracked: bool,
+}
+
+impl OpenVSwitch {
+    /// Its name in results.
+    pub const NAME: &str = "open-vswitch-dpdk";
+
+    /// Whether it can run here.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is not installed.
+    pub fn find() -> Result<(), PeerError> {
+        if Path::new(DAEMON).exists() && Path::new(SCHEMA).exists() {
+            return Ok(());
+        }
+        Err(PeerError::NotInstalled { package: PACKAGE })
+    }
+
+    /// Starts it, with its bridges and ports, and nothing forwarded yet. It is paused.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is not installed, or without privileges or huge pages.
+    pub fn start(setup: &Setup) -> Result<Self, PeerError> {
+        Self::find()?;
+        huge_pages::reserve(HUGE_PAGES)?;
+        let folder = tempfile::Builder::new().prefix("vrouter-perf-ovs-").tempdir();
+        let folder =
+            folder.map_err(|source| PeerError::Write { path: std::env::temp_dir(), source })?;
+        let namespace = Namespace::new("ovs")?;
+        let at = Folder(folder.path());
+        run(at.tool("ovsdb-tool").arg("create").arg(at.0.join("conf.db")).arg(SCHEMA))?;
+        let mut server = at.within(&namespace, "ovsdb-server");
+        server
+            .arg(at.0.join("conf.db"))
+            .arg(format!("--remote=punix:{}", at.path("db.sock")))
+            .arg(format!("--unixctl={}", at.path("database.ctl")));
+        let log = at.0.join("ovsdb-server.log");
+        let database = Background::start("ovsdb-server", &server, setup.other_cpu, &log)?;
+        configure(&at, setup)?;
+        let mut daemon = at.within(&namespace, DAEMON);
+        daemon
+            .arg(format!("unix:{}", at.path("db.sock")))
+            .arg(format!("--unixctl={}", at.path("switch.ctl")))
+            .args(["-vsyslog:off", "-vconsole:warn"]);
+        let log = at.0.join("ovs-vswitchd.log");
+        let mut switch = Background::start("ovs-vswitchd", &daemon, setup.other_cpu, &log)?;
+        let is_up = at.wait_for_switch().and_then(|()| connect(&at, &namespace));
+        // A switch that has ended says why; the tools only that they waited in vain.
+        is_up.or_else(|error| switch.check().and(Err(error)))?;
+        switch.pause();
+        let (_database, _namespace) = (database, namespace);
+        let setup = setup.clone();
+        Ok(Self { switch, _database, _namespace, folder, setup, is_tracked: false })
+    }
+
+    /// Forwards that way from now on; returns when all connections are established, if they are
+    /// tracked. Paused again.
+    ///
+    /// # Errors
+    ///
+    /// Fails if connections are not established in time.
+    pub fn forward(&mut self, how: Forwarding) -> Result<(), PeerError> {
+        self.switch.resume();
+        let result = self.set_up(how);
+        self.switch.pause();
+        self.switch.check()?;
+        self.is_tracked = how.is_tracked;
+        result
+    }
+
+    fn set_up(&self, how: Forwarding) -> Result<(), PeerError> {
+        let at = self.at();
+        at.configure(&["--if-exists", "del-port", "br0", "src"])?;
+        at.set_rules(how)?;
+        at.add_source("src", SOURCE_NUMBER, &self.setup.frames, true)?;
+        if !how.is_tracked {
+            return Ok(());
+        }
+        let connections = self.setup.connections.to_string();
+        self.wait("connections", || {
+            Ok(at.control(&["dpctl/ct-get-nconns"])?.trim() == connections)
+        })?;
+        // A connection is established once a reply was seen.
+        at.add_source("replies", REPLIES_NUMBER, &self.setup.replies, false)?;
+        let mut before = None;
+        self.wait("established connections", || {
+            let new = packets_of_new_connections(&at.control(&["dpctl/dump-flows"])?);
+            Ok(before.replace(new) == Some(new))
+        })?;
+        at.configure(&["del-port", "br0", "replies"])
+    }
+
+    /// Lets it forward for so long, and tells what it did. Paused again.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it did not forward all, or found connections new that were established.
+    pub fn measure(&mut self, time: Duration) -> Result<Window, PeerError> {
+        self.switch.resume();
+        let result = self.window(time);
+        self.switch.pause();
+        self.switch.check()?;
+        result
+    }
+
+    fn window(&self, time: Duration) -> Result<Window, PeerError> {
+        let at = self.at();
+        let new_before = self.packets_of_new_connections()?;
+        let sent_before = at.packets_sent()?;
+        let threads = thread_preemptions(self.switch.id(), "pmd-");
+        at.control(&["dpif-netdev/pmd-stats-clear"])?;
+        thread::sleep(time);
+        let text = at.control(&["dpif-netdev/pmd-stats-show"])?;
+        let preemptions = thread_preemptions(self.switch.id(), "pmd-").saturating_sub(threads);
+        let sent = at.packets_sent()?.saturating_sub(sent_before);
+        let new = self.packets_of_new_connections()?.saturating_sub(new_before);
+        let Some(stats) = PmdStats::parse(&text, self.setup.cpu) else {
+            return Err(PeerError::Answer { program: "ovs-vswitchd".into(), answer: text });
+        };
+        // Sent was counted over a little more than the window.
+        if sent < stats.received || new > 0 {
+            let PmdStats { received, .. } = stats;
+            return Err(PeerError::Traffic { program: Self::NAME, received, sent, new });
+        }
+        Ok(Window { packets: stats.received, cycles: stats.cycles, preemptions })
+    }
+
+    fn packets_of_new_connections(&self) -> Result<u64, PeerError> {
+        if !self.is_tracked {
+            return Ok(0);
+        }
+        Ok(packets_of_new_connections(&self.at().control(&["dpctl/dump-flows"])?))
+    }
+
+    fn wait(
+        &self,
+        what: &'static str,
+        mut is_there: impl FnMut() -> Result<bool, PeerError>,
+    ) -> Result<(), PeerError> {
+        let start = Instant::now();
+        while !is_there()? {
+            if start.elapsed() > PATIENCE {
+                return Err(PeerError::Waited { program: Self::NAME, what });
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    fn at(&self) -> Folder<'_> {
+        Folder(self.folder.path())
+    }
+}
+
+/// OpenFlow numbers of the ports that packets come in on.
+const SOURCE_NUMBER: u16 = 10;
+const REPLIES_NUMBER: u16 = 11;
+
+/// What is the database's before the switch runs.
+fn configure(at: &Folder<'_>, setup: &Setup) -> Result<(), PeerError> {
+    let lcores = format!("{:#x}", 1_u128 << setup.other_cpu);
+    let workers = format!("{:#x}", 1_u128 << setup.cpu);
+    let dpdk = format!("--no-pci --in-memory --no-telemetry -m {MEMORY_MIB}");
+    at.configure_offline(&["init"])?;
+    at.configure_offline(&[
+        "set",
+        "Open_vSwitch",
+        ".",
+        "other_config:dpdk-init=true",
+        &format!("other_config:dpdk-extra=\"{dpdk}\""),
+        &format!("other_config:dpdk-lcore-mask={lcores}"),
+        &format!("other_config:pmd-cpu-mask={workers}"),
+    ])?;
+    // The bridge of the underlay takes packets with the tunnel around them.
+    let null = |name: &str| format!("options:dpdk-devargs={name},no-rx=1");
+    for (bridge, port, device) in [("phy", "sink", "net_null0"), ("br0", "direct", "net_null1")] {
+        at.configure_offline(&["add-br", bridge])?;
+        at.configure_offline(&["set", "bridge", bridge, "datapath_type=netdev"])?;
+        at.configure_offline(&["set", "bridge", bridge, "fail_mode=secure"])?;
+        at.configure_offline(&["add-port", bridge, port])?;
+        let devargs = null(device);
+        at.configure_offline(&[
+            "set",
+            "interface",
+            port,
+            "type=dpdk",
+            "mtu_request=2000",
+            &devargs,
+        ])?;
+    }
+    let remote = format!("options:remote_ip={PEER}");
+    at.configure_offline(&["add-port", "br0", "tunnel"])?;
+    at.configure_offline(&[
+        "set",
+        "interface",
+        "tunnel",
+        "type=vxlan",
+        &remote,
+        "options:key=1",
+        "options:dst_port=4789",
+    ])
+}
+
+/// The underlay: an address, the other side's MAC address, and the way out.
+fn connect(at: &Folder<'_>, namespace: &Namespace) -> Result<(), PeerError> {
+    namespace.ip(&["addr", "add", OWN, "dev", "phy"])?;
+    namespace.ip(&["link", "set", "phy", "up"])?;
+    at.control(&["tnl/arp/set", "phy", PEER, PEER_MAC])?;
+    let bridge = at.path("phy.mgmt");
+    run(at.tool("ovs-ofctl").args(["add-flow", &bridge, "in_port=LOCAL,actions=output:sink"]))?;
+    Ok(())
+}
+
+/// Its folder, and its tools that work there.
+struct Folder<'a>(&'a Path);
+
+impl Folder<'_> {
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+
+    fn tool(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        self.confine(&mut command);
+        command
+    }
+
+    fn within(&self, namespace: &Namespace, program: &str) -> Command {
+        let mut command = namespace.command(program);
+        self.confine(&mut command);
+        command
+    }
+
+    /// Every folder that it would otherwise use of the machine's.
+    fn confine(&self, command: &mut Command) {
+        for name in ["OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR"] {
+            command.env(name, self.0);
+        }
+        command.env("RUNTIME_DIRECTORY", self.0);
+    }
+
+    fn vsctl(&self) -> Command {
+        let mut command = self.tool("ovs-vsctl");
+        command.arg(format!("--db=unix:{}", self.path("db.sock"))).args(["--retry", TOOL_TIMEOUT]);
+        command
+    }
+
+    fn configure_offline(&self, arguments: &[&str]) -> Result<(), PeerError> {
+        run(self.vsctl().arg("--no-wait").args(arguments)).map(drop)
+    }
+
+    /// Returns when the switch has done it.
+    fn configure(&self, arguments: &[&str]) -> Result<(), PeerError> {
+        run(self.vsctl().args(arguments)).map(drop)
+    }
+
+    fn wait_for_switch(&self) -> Result<(), PeerError> {
+        // Nothing is changed, and the answer comes when everything before is in force.
+        self.configure(&["set", "bridge", "br0", "fail_mode=secure"])?;
+        for interface in ["sink", "direct", "tunnel"] {
+            self.check_interface(interface)?;
+        }
+        Ok(())
+    }
+
+    fn check_interface(&self, name: &str) -> Result<(), PeerError> {
+        let error = run(self.vsctl().args(["get", "interface", name, "error"]))?;
+        match error.trim() {
+            "[]" | "" => Ok(()),
+            error => {
+                let (command, message) = (format!("open vSwitch's port {name}"), error.to_owned());
+                Err(PeerError::Failed { command, message })
+            }
+        }
+    }
+
+    fn control(&self, arguments: &[&str]) -> Result<String, PeerError> {
+        let target = self.path("switch.ctl");
+        run(self.tool("ovs-appctl").args([TOOL_TIMEOUT, "--target", &target]).args(arguments))
+    }
+
+    fn add_source(
+        &self,
+        name: &str,
+        number: u16,
+        file: &Path,
+        is_endless: bool,
+    ) -> Result<(), PeerError> {
+        let endless = if is_endless { ",infinite_rx=1" } else { "" };
+        let devargs = format!("net_pcap{number},rx_pcap={}{endless}", file.display());
+        self.configure(&[
+            "add-port",
+            "br0",
+            name,
+            "--",
+            "set",
+            "interface",
+            name,
+            "type=dpdk",
+            &format!("ofport_request={number}"),
+            &format!("options:dpdk-devargs=\"{devargs}\""),
+        ])?;
+        self.check_interface(name)
+    }
+
+    fn set_rules(&self, how: Forwarding) -> Result<(), PeerError> {
+        let out = if how.is_tunnelled { "tunnel" } else { "direct" };
+        let rules = if how.is_tracked {
+            let (source, replies) = (SOURCE_NUMBER, REPLIES_NUMBER);
+            format!(
+                "table=0,ip,ct_state=-trk,actions=ct(table=1)\n\
+                 table=1,in_port={source},ip,ct_state=+trk+new,actions=ct(commit),output:{out}\n\
+                 table=1,in_port={source},ip,ct_state=+trk+est,actions=output:{out}\n\
+                 table=1,in_port={replies},actions=drop\n"
+            )
+        } else {
+            format!("in_port={SOURCE_NUMBER},actions=output:{out}\n")
+        };
+        let (file, bridge) = (self.0.join("rules"), self.path("br0.mgmt"));
+        fs::write(&file, rules)
+            .map_err(|source| PeerError::Write { path: file.clone(), source })?;
+        run(self
+            .tool("ovs-ofctl")
+            .args([TOOL_TIMEOUT, "--bundle", "replace-flows", &bridge])
+            .arg(&file))?;
+        Ok(())
+    }
+
+    /// Packets that left on either way so far.
+    fn packets_sent(&self) -> Result<u64, PeerError> {
+        let mut sent = 0;
+        for (bridge, port) in [("phy.mgmt", "sink"), ("br0.mgmt", "direct")] {
+            let bridge = self.path(bridge);
+            let answer = run(self.tool("ovs-ofctl").args(["dump-ports", &bridge, port]))?;
+            let Some(packets) = packets_sent(&answer) else {
+                return Err(PeerError::Answer { program: "ovs-ofctl".into(), answer });
+            };
+            sent += packets;
+        }
+        Ok(sent)
+    }
+}
