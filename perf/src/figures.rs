@@ -26,6 +26,13 @@ impl Figures {
     }
 }
 
+/// What one of `count` has of a total.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+pub fn per(total: u64, count: u64) -> f64 {
+    total as f64 / count.max(1) as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,10 +3,11 @@
 use std::{
     env, fs,
     hash::{DefaultHasher, Hash, Hasher},
-    io,
-    path::{Path, PathBuf},
-    process::{self, Command},
+    path::PathBuf,
+    process::Command,
 };
+
+use tempfile::TempDir;
 
 use super::PeerError;
 
@@ -43,15 +44,18 @@ pub fn compile(program: &Program<'_>) -> Result<PathBuf, PeerError> {
     }
     let mut hasher = DefaultHasher::new();
     (program.source, &arguments, &libraries).hash(&mut hasher);
-    let folder = folder()?;
-    let made = folder.join(format!("{}-{:016x}", program.name, hasher.finish()));
+    let name = format!("{}-{:016x}", program.name, hasher.finish());
+    let folder = folder();
+    let made = folder.join(&name);
     if made.exists() {
         return Ok(made);
     }
-    // Under another name until it is whole: another process may look for it.
-    let unfinished = made.with_extension(process::id().to_string());
-    let source = unfinished.with_extension("c");
-    write(&source, program.source)?;
+    let cannot_write = |source| PeerError::Write { path: folder.clone(), source };
+    fs::create_dir_all(&folder).map_err(cannot_write)?;
+    // Elsewhere until it is whole: another process may look for it.
+    let building = TempDir::new_in(&folder).map_err(cannot_write)?;
+    let (source, unfinished) = (building.path().join("source.c"), building.path().join(&name));
+    fs::write(&source, program.source).map_err(cannot_write)?;
     let compiled = Command::new("cc")
         .args(&arguments)
         .arg(&source)
@@ -59,15 +63,12 @@ pub fn compile(program: &Program<'_>) -> Result<PathBuf, PeerError> {
         .arg(&unfinished)
         .args(&libraries)
         .output()
-        .map_err(|source| PeerError::Run { program: "cc".into(), source });
-    let _ = fs::remove_file(&source);
-    let compiled = compiled?;
+        .map_err(|source| PeerError::Run { program: "cc".into(), source })?;
     if !compiled.status.success() {
         let message = String::from_utf8_lossy(&compiled.stderr).trim().to_owned();
         return Err(PeerError::Compile { name: program.name.to_owned(), message });
     }
-    fs::rename(&unfinished, &made)
-        .map_err(|source| PeerError::Write { path: made.clone(), source })?;
+    fs::rename(&unfinished, &made).map_err(cannot_write)?;
     Ok(made)
 }
 
@@ -79,29 +80,10 @@ fn output(command: &mut Command) -> Result<Option<String>, PeerError> {
     Ok(output.status.success().then_some(text))
 }
 
-/// Beside this program, or where temporary files are if that cannot be written to.
-fn folder() -> Result<PathBuf, PeerError> {
-    let beside = env::current_exe().ok().and_then(|path| Some(path.parent()?.join("perf-peers")));
-    if let Some(folder) = beside
-        && fs::create_dir_all(&folder).is_ok()
-        && is_writable(&folder)
-    {
-        return Ok(folder);
-    }
-    let folder = env::temp_dir().join(format!("vrouter-perf-peers-{}", process::id()));
-    let made = fs::create_dir_all(&folder);
-    made.map_err(|source| PeerError::Write { path: folder.clone(), source })?;
-    Ok(folder)
-}
-
-fn is_writable(folder: &Path) -> bool {
-    let probe = folder.join(format!("probe-{}", process::id()));
-    let written: io::Result<()> = fs::write(&probe, "").and_then(|()| fs::remove_file(&probe));
-    written.is_ok()
-}
-
-fn write(path: &Path, text: &str) -> Result<(), PeerError> {
-    fs::write(path, text).map_err(|source| PeerError::Write { path: path.to_owned(), source })
+/// Beside this program: who can write there could change it, too.
+fn folder() -> PathBuf {
+    let program = env::current_exe().unwrap_or_default();
+    program.with_file_name("vrouter-perf-peers")
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use std::{
 
 use tempfile::TempDir;
 
-pub use pmd_stats::{PmdStats, packets_of_new_connections, packets_sent};
+pub use pmd_stats::{PmdStats, TrackedPackets, packets_sent};
 
 use super::{Background, Namespace, PeerError, Window, run, thread_preemptions};
 use crate::huge_pages;
@@ -37,6 +37,8 @@ const HUGE_PAGES: u64 = MEMORY_MIB / 2 + 64;
 const TOOL_TIMEOUT: &str = "--timeout=60";
 /// How long connections may take to be there.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Packets after which it has surely noticed that it goes on.
+const PACKETS_TO_BEGIN: u64 = 1024;
 /// How often to look.
 const POLL: Duration = Duration::from_millis(50);
 /// Outer addresses of the tunnel, and the MAC address that the far one has.
@@ -53,19 +55,15 @@ pub struct Forwarding {
     pub is_tunnelled: bool,
 }
 
-/// What it is started with.
+/// What comes in.
 #[derive(Clone, Debug)]
-pub struct Setup {
-    /// What comes in.
+pub struct Traffic {
+    /// A capture of the frames.
     pub frames: PathBuf,
-    /// One reply to each connection in it.
+    /// One of replies, some to each connection.
     pub replies: PathBuf,
     /// Connections in it.
     pub connections: usize,
-    /// The forwarding thread's CPU.
-    pub cpu: usize,
-    /// Everything else's.
-    pub other_cpu: usize,
 }
 
 /// A running Open vSwitch.
@@ -73,10 +71,10 @@ pub struct Setup {
 pub struct OpenVSwitch {
     // Ended in this order.
     switch: Background,
-    _database: Background,
-    _namespace: Namespace,
+    /// Its database, and where both run.
+    _rest: (Background, Namespace),
     folder: TempDir,
-    setup: Setup,
+    cpu: usize,
     is_tracked: bool,
 }
 
@@ -96,12 +94,13 @@ impl OpenVSwitch {
         Err(PeerError::NotInstalled { package: PACKAGE })
     }
 
-    /// Starts it, with its bridges and ports, and nothing forwarded yet. It is paused.
+    /// Starts it, with its bridges and ports, and nothing forwarded yet: the forwarding thread on
+    /// `cpu`, everything else on another. It is paused.
     ///
     /// # Errors
     ///
     /// Fails if it is not installed, or without privileges or huge pages.
-    pub fn start(setup: &Setup) -> Result<Self, PeerError> {
+    pub fn start(cpu: usize, other_cpu: usize) -> Result<Self, PeerError> {
         Self::find()?;
         huge_pages::reserve(HUGE_PAGES)?;
         let folder = tempfile::Builder::new().prefix("vrouter-perf-ovs-").tempdir();
@@ -116,57 +115,62 @@ impl OpenVSwitch {
             .arg(format!("--remote=punix:{}", at.path("db.sock")))
             .arg(format!("--unixctl={}", at.path("database.ctl")));
         let log = at.0.join("ovsdb-server.log");
-        let database = Background::start("ovsdb-server", &server, setup.other_cpu, &log)?;
-        configure(&at, setup)?;
+        let database = Background::start("ovsdb-server", &server, other_cpu, &log)?;
+        configure(&at, cpu, other_cpu)?;
         let mut daemon = at.within(&namespace, DAEMON);
         daemon
             .arg(format!("unix:{}", at.path("db.sock")))
             .arg(format!("--unixctl={}", at.path("switch.ctl")))
             .args(["-vsyslog:off", "-vconsole:warn"]);
         let log = at.0.join("ovs-vswitchd.log");
-        let mut switch = Background::start("ovs-vswitchd", &daemon, setup.other_cpu, &log)?;
+        let mut switch = Background::start("ovs-vswitchd", &daemon, other_cpu, &log)?;
         let is_up = at.wait_for_switch().and_then(|()| connect(&at, &namespace));
         // A switch that has ended says why; the tools only that they waited in vain.
         is_up.or_else(|error| switch.check().and(Err(error)))?;
         switch.pause();
-        let (_database, _namespace) = (database, namespace);
-        let setup = setup.clone();
-        Ok(Self { switch, _database, _namespace, folder, setup, is_tracked: false })
+        let rest = (database, namespace);
+        Ok(Self { switch, _rest: rest, folder, cpu, is_tracked: false })
     }
 
-    /// Forwards that way from now on; returns when all connections are established, if they are
-    /// tracked. Paused again.
+    /// Forwards `traffic` that way from now on; returns when all connections are established, if
+    /// they are tracked. Paused again.
     ///
     /// # Errors
     ///
     /// Fails if connections are not established in time.
-    pub fn forward(&mut self, how: Forwarding) -> Result<(), PeerError> {
+    pub fn forward(&mut self, how: Forwarding, traffic: &Traffic) -> Result<(), PeerError> {
         self.switch.resume();
-        let result = self.set_up(how);
+        let result = self.set_up(how, traffic);
         self.switch.pause();
         self.switch.check()?;
         self.is_tracked = how.is_tracked;
         result
     }
 
-    fn set_up(&self, how: Forwarding) -> Result<(), PeerError> {
+    fn set_up(&self, how: Forwarding, traffic: &Traffic) -> Result<(), PeerError> {
         let at = self.at();
         at.configure(&["--if-exists", "del-port", "br0", "src"])?;
+        at.control(&["dpctl/flush-conntrack"])?;
         at.set_rules(how)?;
-        at.add_source("src", SOURCE_NUMBER, &self.setup.frames, true)?;
+        at.add_source("src", SOURCE_NUMBER, &traffic.frames, true)?;
         if !how.is_tracked {
             return Ok(());
         }
-        let connections = self.setup.connections.to_string();
-        self.wait("connections", || {
-            Ok(at.control(&["dpctl/ct-get-nconns"])?.trim() == connections)
-        })?;
+        let connections = traffic.connections;
+        let all = connections.to_string();
+        wait("connections", || Ok(at.control(&["dpctl/ct-get-nconns"])?.trim() == all))?;
         // A connection is established once a reply was seen.
-        at.add_source("replies", REPLIES_NUMBER, &self.setup.replies, false)?;
-        let mut before = None;
-        self.wait("established connections", || {
-            let new = packets_of_new_connections(&at.control(&["dpctl/dump-flows"])?);
-            Ok(before.replace(new) == Some(new))
+        at.add_source("replies", REPLIES_NUMBER, &traffic.replies, false)?;
+        let mut before = TrackedPackets::default();
+        wait("established connections", || {
+            let now = TrackedPackets::parse(&at.control(&["dpctl/dump-flows"])?);
+            // Each had its turn since it was looked at last, and none was new.
+            let turns = now.established.saturating_sub(before.established);
+            let are_established = now.new == before.new && turns > 2 * connections as u64;
+            if now.new != before.new || are_established {
+                before = now;
+            }
+            Ok(are_established)
         })?;
         at.configure(&["del-port", "br0", "replies"])
     }
@@ -188,16 +192,19 @@ impl OpenVSwitch {
         let at = self.at();
         let new_before = self.packets_of_new_connections()?;
         let sent_before = at.packets_sent()?;
-        let threads = thread_preemptions(self.switch.id(), "pmd-");
-        at.control(&["dpif-netdev/pmd-stats-clear"])?;
+        // The thread counts the time it was paused for as soon as it goes on: before the window.
+        let start = self.stats()?;
+        let mut before = start;
+        wait("packets", || {
+            before = self.stats()?;
+            Ok(before.since(&start).received > PACKETS_TO_BEGIN)
+        })?;
+        let preemptions = thread_preemptions(self.switch.id(), "pmd-");
         thread::sleep(time);
-        let text = at.control(&["dpif-netdev/pmd-stats-show"])?;
-        let preemptions = thread_preemptions(self.switch.id(), "pmd-").saturating_sub(threads);
+        let stats = self.stats()?.since(&before);
+        let preemptions = thread_preemptions(self.switch.id(), "pmd-").saturating_sub(preemptions);
         let sent = at.packets_sent()?.saturating_sub(sent_before);
         let new = self.packets_of_new_connections()?.saturating_sub(new_before);
-        let Some(stats) = PmdStats::parse(&text, self.setup.cpu) else {
-            return Err(PeerError::Answer { program: "ovs-vswitchd".into(), answer: text });
-        };
         // Sent was counted over a little more than the window.
         if sent < stats.received || new > 0 {
             let PmdStats { received, .. } = stats;
@@ -206,26 +213,17 @@ impl OpenVSwitch {
         Ok(Window { packets: stats.received, cycles: stats.cycles, preemptions })
     }
 
+    fn stats(&self) -> Result<PmdStats, PeerError> {
+        let text = self.at().control(&["dpif-netdev/pmd-stats-show"])?;
+        PmdStats::parse(&text, self.cpu)
+            .ok_or_else(|| PeerError::Answer { program: "ovs-vswitchd".into(), answer: text })
+    }
+
     fn packets_of_new_connections(&self) -> Result<u64, PeerError> {
         if !self.is_tracked {
             return Ok(0);
         }
-        Ok(packets_of_new_connections(&self.at().control(&["dpctl/dump-flows"])?))
-    }
-
-    fn wait(
-        &self,
-        what: &'static str,
-        mut is_there: impl FnMut() -> Result<bool, PeerError>,
-    ) -> Result<(), PeerError> {
-        let start = Instant::now();
-        while !is_there()? {
-            if start.elapsed() > PATIENCE {
-                return Err(PeerError::Waited { program: Self::NAME, what });
-            }
-            thread::sleep(POLL);
-        }
-        Ok(())
+        Ok(TrackedPackets::parse(&self.at().control(&["dpctl/dump-flows"])?).new)
     }
 
     fn at(&self) -> Folder<'_> {
@@ -233,14 +231,29 @@ impl OpenVSwitch {
     }
 }
 
-/// OpenFlow numbers of the ports that packets come in on.
+/// Looks again and again whether something is there.
+fn wait(
+    what: &'static str,
+    mut is_there: impl FnMut() -> Result<bool, PeerError>,
+) -> Result<(), PeerError> {
+    let start = Instant::now();
+    while !is_there()? {
+        if start.elapsed() > PATIENCE {
+            return Err(PeerError::Waited { program: OpenVSwitch::NAME, what });
+        }
+        thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+/// Numbers of the ports that packets come in on.
 const SOURCE_NUMBER: u16 = 10;
 const REPLIES_NUMBER: u16 = 11;
 
 /// What is the database's before the switch runs.
-fn configure(at: &Folder<'_>, setup: &Setup) -> Result<(), PeerError> {
-    let lcores = format!("{:#x}", 1_u128 << setup.other_cpu);
-    let workers = format!("{:#x}", 1_u128 << setup.cpu);
+fn configure(at: &Folder<'_>, cpu: usize, other_cpu: usize) -> Result<(), PeerError> {
+    let lcores = format!("{:#x}", 1_u128 << other_cpu);
+    let workers = format!("{:#x}", 1_u128 << cpu);
     let dpdk = format!("--no-pci --in-memory --no-telemetry -m {MEMORY_MIB}");
     at.configure_offline(&["init"])?;
     at.configure_offline(&[
@@ -336,8 +349,8 @@ impl Folder<'_> {
     }
 
     fn wait_for_switch(&self) -> Result<(), PeerError> {
-        // Nothing is changed, and the answer comes when everything before is in force.
-        self.configure(&["set", "bridge", "br0", "fail_mode=secure"])?;
+        // It answers a change when everything before is in force, too.
+        self.configure(&["set", "Open_vSwitch", ".", "external_ids:is-measured=true"])?;
         for interface in ["sink", "direct", "tunnel"] {
             self.check_interface(interface)?;
         }
@@ -349,7 +362,7 @@ impl Folder<'_> {
         match error.trim() {
             "[]" | "" => Ok(()),
             error => {
-                let (command, message) = (format!("open vSwitch's port {name}"), error.to_owned());
+                let (command, message) = (format!("Open vSwitch's port {name}"), error.to_owned());
                 Err(PeerError::Failed { command, message })
             }
         }

@@ -61,7 +61,7 @@ impl Testpmd {
             .args(["-m", &MEMORY_MIB.to_string()])
             .args(["--vdev", &format!("net_pcap0,rx_pcap={},infinite_rx=1", frames.display())])
             .args(["--vdev", "net_null0,no-rx=1"])
-            .args(["--", "--interactive", "--forward-mode=macswap", "--nb-cores=1"])
+            .args(["--", "--interactive", "--forward-mode=macswap", "--nb-cores=1", "--no-numa"])
             .args(["--record-core-cycles", "--rxd=1024", "--txd=1024", "--no-lsc-interrupt"])
             .arg(format!("--total-num-mbufs={MBUFS}"));
         let mut process = LineProcess::start(PROGRAM, &mut bound(&command, other_cpu))?;

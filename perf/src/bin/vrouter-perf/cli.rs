@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::pipeline::options::PipelineOptions;
-use crate::pktgen::PktgenOptions;
+use crate::{
+    compare::options::CompareOptions, pipeline::options::PipelineOptions, pktgen::PktgenOptions,
+};
 
 const AFTER_HELP: &str = "\
 Figures depend on the machine: compare those of one run with each other, not with another run's.
@@ -17,7 +18,8 @@ Examples:
   vrouter-perf flowtable --case lookup-hit --json hits.json
   vrouter-perf flowtable --cpu 1 --rounds 21         pinned, with more rounds for the median
   vrouter-perf pipeline --case ipv4-routed --flows 10000
-  vrouter-perf pipeline --cpu 1 --seconds 5 --json pipeline.json";
+  vrouter-perf pipeline --cpu 1 --seconds 5 --json pipeline.json
+  vrouter-perf compare --case conntrack --flows 10000";
 
 /// Measures vrouter and its parts, beside others that do the same.
 #[derive(Debug, Parser)]
@@ -35,6 +37,8 @@ pub(crate) enum Command {
     Pipeline(PipelineOptions),
     /// A generator and a sink: loss, order and latency at a rate.
     Pktgen(Box<PktgenOptions>),
+    /// The engine beside Open vSwitch with DPDK and other dataplanes, in turns.
+    Compare(CompareOptions),
     /// Prints completions for a shell.
     Completions {
         /// Which shell.

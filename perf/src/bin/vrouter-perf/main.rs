@@ -2,7 +2,9 @@
 
 mod allocations;
 mod cli;
+mod compare;
 mod flowtable;
+mod interrupt;
 mod pipeline;
 mod pktgen;
 mod report;
@@ -19,6 +21,7 @@ fn main() -> ExitCode {
         Command::Pipeline(options) => pipeline::run(options).map(|()| ExitCode::SUCCESS),
         Command::Flowtable(options) => flowtable::run(options).map(|()| ExitCode::SUCCESS),
         Command::Pktgen(options) => pktgen::run(options),
+        Command::Compare(options) => compare::run(options).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             clap_complete::generate(
                 *shell,

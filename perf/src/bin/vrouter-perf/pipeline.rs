@@ -33,6 +33,8 @@ const WARM_UP_PACKETS: u64 = 1 << 19;
 const PACE_PACKETS: u64 = 1 << 19;
 /// How far a window may be from the median, in per cent of it, in a row without a mark.
 const SPREAD_PERCENT_MAX: f64 = 10.0;
+/// The mark of a row with such a window.
+const UNSTEADY: &str = "unsteady";
 
 /// One case's result.
 #[derive(Debug, Serialize)]
@@ -54,6 +56,13 @@ pub(crate) struct Row {
     pub(crate) marks: Vec<&'static str>,
     /// How often the worker was taken off its CPU.
     pub(crate) preemptions: u64,
+}
+
+impl Row {
+    /// Whether something else ran on the worker's CPU.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.marks.iter().any(|mark| *mark != UNSTEADY)
+    }
 }
 
 /// What every row was measured with.
@@ -79,7 +88,8 @@ pub(crate) fn run(options: &PipelineOptions) -> anyhow::Result<()> {
     table::show(&setting, &rows, options.json.as_deref()).context("cannot write the results")
 }
 
-fn measure(
+/// Measures one case, in as many windows as `options` has rounds.
+pub(crate) fn measure(
     case: PipelineCase,
     flows: u32,
     options: &PipelineOptions,
@@ -224,7 +234,7 @@ fn marks(figures: &Figures, disturbance: Disturbance) -> Vec<&'static str> {
         (disturbance.preemptions > 0, "preempted"),
         (disturbance.is_shared, "cpu shared"),
         (disturbance.is_stolen, "stolen"),
-        (off > figures.median * SPREAD_PERCENT_MAX / 100.0, "unsteady"),
+        (off > figures.median * SPREAD_PERCENT_MAX / 100.0, UNSTEADY),
     ];
     marks.into_iter().filter_map(|(is_set, mark)| is_set.then_some(mark)).collect()
 }

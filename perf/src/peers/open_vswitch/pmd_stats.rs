@@ -1,6 +1,6 @@
 //! What `ovs-appctl dpif-netdev/pmd-stats-show` and `dpctl/dump-flows` tell.
 
-/// A poll-mode thread's counters since they were cleared.
+/// A poll-mode thread's counters since its start.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PmdStats {
     /// Packets that came in.
@@ -12,7 +12,7 @@ pub struct PmdStats {
 }
 
 impl PmdStats {
-    /// Reads the section of the thread on `cpu`; `None` if it is not there or has had no packet.
+    /// Reads the section of the thread on `cpu`; `None` if it is not there or has not run yet.
     #[must_use]
     pub fn parse(text: &str, cpu: usize) -> Option<Self> {
         let end = format!("core_id {cpu}:");
@@ -27,31 +27,53 @@ impl PmdStats {
                 "miss with success upcall" | "miss with failed upcall" => {
                     misses += value.parse().unwrap_or(0);
                 }
-                // The mean, and in brackets what it is of: all cycles, and packets.
-                "avg cycles per packet" => cycles = all_cycles(value),
+                // The number, and in brackets its share.
+                "idle cycles" | "processing cycles" => {
+                    let count: u64 = value.split(' ').next()?.parse().ok()?;
+                    cycles = Some(cycles.unwrap_or(0) + count);
+                }
                 _ => {}
             }
         }
         Some(Self { received: received?, misses, cycles: cycles? })
     }
+
+    /// What came in and passed since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            received: self.received.saturating_sub(earlier.received),
+            misses: self.misses.saturating_sub(earlier.misses),
+            cycles: self.cycles.saturating_sub(earlier.cycles),
+        }
+    }
 }
 
-fn all_cycles(value: &str) -> Option<u64> {
-    let (_, of) = value.split_once('(')?;
-    of.split_once('/')?.0.parse().ok()
+/// Packets of tracked connections that were forwarded so far.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct TrackedPackets {
+    /// Of connections that had seen no reply.
+    pub new: u64,
+    /// Of the others.
+    pub established: u64,
 }
 
-/// Packets that matched flows of new connections so far, in a dump of the datapath's flows.
-#[must_use]
-pub fn packets_of_new_connections(flows: &str) -> u64 {
-    flows
-        .lines()
-        .filter(|line| line.contains("ct_state(") && line.contains("+new"))
-        .filter_map(|line| {
-            let (_, rest) = line.split_once("packets:")?;
-            rest.split(',').next()?.parse::<u64>().ok()
-        })
-        .sum()
+impl TrackedPackets {
+    /// Reads a dump of the datapath's flows.
+    #[must_use]
+    pub fn parse(flows: &str) -> Self {
+        let of = |state: &str| {
+            let lines = flows.lines().filter_map(|line| line.split_once("ct_state("));
+            lines
+                .filter(|(_, rest)| {
+                    rest.split(')').next().is_some_and(|states| states.contains(state))
+                })
+                .filter_map(|(_, rest)| rest.split_once("packets:")?.1.split(',').next())
+                .filter_map(|packets| packets.parse::<u64>().ok())
+                .sum()
+        };
+        Self { new: of("+new"), established: of("+est") }
+    }
 }
 
 /// Packets sent to a port, in the answer of `ovs-ofctl dump-ports`.
@@ -78,7 +100,7 @@ pmd thread numa_id 0 core_id 1:
   miss with success upcall: 30
   miss with failed upcall: 2
   avg. packets per output batch: 32.00
-  idle cycles: 0 (0.00%)
+  idle cycles: 1000 (0.00%)
   processing cycles: 1198528592 (100.00%)
   avg cycles per packet: 224.25 (1198528592/5344704)
   avg processing cycles per packet: 224.25 (1198528592/5344704)
@@ -89,7 +111,7 @@ main thread:
 
     #[test]
     fn a_threads_packets_and_cycles_are_read() {
-        let stats = PmdStats { received: 5_344_704, misses: 32, cycles: 1_198_528_592 };
+        let stats = PmdStats { received: 5_344_704, misses: 32, cycles: 1_198_529_592 };
         assert_eq!(PmdStats::parse(STATS, 1), Some(stats));
     }
 
@@ -97,7 +119,7 @@ main thread:
     fn a_thread_that_is_not_there_or_idle_gives_nothing() {
         assert_eq!(PmdStats::parse(STATS, 0), None);
         assert_eq!(PmdStats::parse(STATS, 11), None);
-        let idle = "pmd thread numa_id 0 core_id 1:\n  packets received: 0\n  idle cycles: 0\n";
+        let idle = "pmd thread numa_id 0 core_id 1:\n  packets received: 0\n  emc hits: 0\n";
         assert_eq!(PmdStats::parse(idle, 1), None);
         assert_eq!(PmdStats::parse("", 1), None);
     }
@@ -110,7 +132,8 @@ ct_state(+new+trk),recirc_id(0x3),in_port(6),eth_type(0x0800), packets:152, byte
 ct_state(-new+est+trk),recirc_id(0x3),in_port(6), packets:1000, bytes:9, used:0.0s, actions:4
 ct_state(-trk),recirc_id(0),in_port(6), packets:1152, bytes:9, actions:ct,recirc(0x3)
 ";
-        assert_eq!(packets_of_new_connections(flows), 152);
+        let packets = TrackedPackets { new: 152, established: 1000 };
+        assert_eq!(TrackedPackets::parse(flows), packets);
     }
 
     #[test]

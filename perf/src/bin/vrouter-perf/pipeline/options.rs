@@ -91,6 +91,12 @@ pub(crate) enum OptionsError {
 }
 
 impl PipelineOptions {
+    /// For one window of one case.
+    pub(crate) fn one_window(frame_bytes: usize, seconds: f64) -> Self {
+        let (cases, flows) = (Vec::new(), Vec::new());
+        Self { cases, flows, frame_bytes, seconds, rounds: 1, cpu: None, json: None }
+    }
+
     /// All cases with all numbers of flows.
     pub(crate) fn cases(&self) -> Result<Vec<(PipelineCase, u32)>, OptionsError> {
         let cases = if self.cases.is_empty() { &PipelineCase::ALL[..] } else { &self.cases };

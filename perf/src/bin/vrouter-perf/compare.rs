@@ -1,0 +1,197 @@
+//! `vrouter-perf compare`: the engine beside other dataplanes.
+//!
+//! All get the same frames, round and round, and forward them on the same CPU, one after the other
+//! in each round: whoever's turn it is not is paused or not there. Ratios are of the same round.
+
+mod contenders;
+mod files;
+pub(crate) mod options;
+mod table;
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use perf::{
+    cycles,
+    figures::Figures,
+    huge_pages,
+    machine::{self, Machine},
+};
+use serde::Serialize;
+
+use self::{
+    contenders::{Contender, Measured, Ours},
+    files::Files,
+    options::{CompareCase, CompareOptions},
+};
+use crate::{interrupt::Interrupt, pipeline::Setting, report::Progress};
+
+/// Our engine's name in results.
+const OURS: &str = "vrouter";
+/// Huge pages for our engine's packet memory and flow table.
+const OUR_HUGE_PAGES: u64 = 64;
+
+/// One dataplane's result in one case.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) case: &'static str,
+    pub(crate) dataplane: &'static str,
+    pub(crate) flows: u32,
+    pub(crate) frame_bytes: u16,
+    pub(crate) cycles_per_packet: Figures,
+    pub(crate) mpps: Figures,
+    /// How many packets the engine forwards for each of this one's, round by round.
+    pub(crate) vrouter_ratio: Figures,
+    pub(crate) rounds: usize,
+    /// Rounds in which something else ran on the CPU. They are in the figures.
+    pub(crate) rounds_disturbed: usize,
+    pub(crate) not_fair: &'static str,
+}
+
+/// All results.
+#[derive(Debug, Serialize)]
+pub(crate) struct Comparison {
+    pub(crate) machine: Machine,
+    pub(crate) cpu: usize,
+    pub(crate) cycles_per_second: f64,
+    pub(crate) rows: Vec<Row>,
+    /// Who is not in it, and why.
+    pub(crate) skipped: Vec<String>,
+}
+
+/// What every dataplane is measured with.
+struct Setup {
+    pipeline: Setting,
+    /// For everything that does not forward.
+    other_cpu: usize,
+    frame_bytes: usize,
+}
+
+pub(crate) fn run(options: &CompareOptions) -> anyhow::Result<()> {
+    let interrupt = Interrupt::watch().context("cannot wait for signals")?;
+    let cpu = machine::choose_cpu(options.cpu)?;
+    let machine = Machine::now();
+    let Some(other_cpu) = machine::usable_cpus().into_iter().find(|other| *other != cpu) else {
+        bail!("there is no other CPU than {cpu}: a comparison takes one for everything else");
+    };
+    let setup = Setup {
+        pipeline: Setting { machine, cpu, cycles_per_second: cycles::per_second() },
+        other_cpu,
+        frame_bytes: options.frame_bytes.into(),
+    };
+    machine::keep_off(cpu);
+    let (mut rows, mut skipped) = (Vec::new(), Vec::new());
+    let mut progress = Progress::new(options.cases().len() * options.flows().len());
+    if let Err(error) = huge_pages::reserve(OUR_HUGE_PAGES) {
+        skipped.push(format!("huge pages for {OURS}: {error}"));
+    }
+    for &flows in options.flows() {
+        let files = Files::write(flows, setup.frame_bytes).context("cannot write the frames")?;
+        let mut field = Field::new(&setup, flows, &files, &mut skipped)?;
+        for &case in options.cases() {
+            progress.step(&format!("{}, {flows} flows", case.name()));
+            rows.extend(field.measure(case, options, &interrupt)?);
+        }
+    }
+    progress.finish();
+    let Setting { machine, cycles_per_second, .. } = setup.pipeline;
+    let comparison = Comparison { machine, cpu, cycles_per_second, rows, skipped };
+    table::show(&comparison, options.json.as_deref()).context("cannot write the results")
+}
+
+/// Everybody that is measured with so many flows.
+struct Field<'a> {
+    contenders: Vec<Box<dyn Contender + 'a>>,
+    setup: &'a Setup,
+    flows: u32,
+}
+
+impl<'a> Field<'a> {
+    fn new(
+        setup: &'a Setup,
+        flows: u32,
+        files: &'a Files,
+        skipped: &mut Vec<String>,
+    ) -> anyhow::Result<Self> {
+        let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(Ours { setup, flows })];
+        for (name, peer) in contenders::peers(setup, files) {
+            match peer {
+                Ok(contender) => contenders.push(contender),
+                Err(error) if error.is_absence() => {
+                    let reason = format!("{name}: skipped: {error}");
+                    if !skipped.contains(&reason) {
+                        skipped.push(reason);
+                    }
+                }
+                Err(error) => return Err(error).with_context(|| format!("cannot start {name}")),
+            }
+        }
+        Ok(Self { contenders, setup, flows })
+    }
+
+    fn measure(
+        &mut self,
+        case: CompareCase,
+        options: &CompareOptions,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Vec<Row>> {
+        let mut taking_part = Vec::new();
+        for contender in &mut self.contenders {
+            interrupt.check()?;
+            let name = contender.name();
+            let context = || format!("{name} cannot do {}", case.name());
+            if contender.prepare(case).with_context(context)? {
+                taking_part.push((contender, Vec::new()));
+            }
+        }
+        let time = Duration::from_secs_f64(options.seconds);
+        // One round more, the first, which is not counted: caches and predictors are cold.
+        for round in 0..=options.rounds {
+            for (contender, taken) in &mut taking_part {
+                interrupt.check()?;
+                let name = contender.name();
+                let context = || format!("{name} failed in {}", case.name());
+                let measured = contender.measure(case, time).with_context(context)?;
+                if round > 0 {
+                    taken.push(measured);
+                }
+            }
+        }
+        let Some(ours) = taking_part.first().map(|(_, taken)| taken.clone()) else {
+            return Ok(Vec::new());
+        };
+        let (setup, flows) = (self.setup, self.flows);
+        let rows = taking_part.iter().filter_map(|(contender, taken)| {
+            row(case, flows, options.frame_bytes, contender.as_ref(), taken, &ours, setup)
+        });
+        Ok(rows.collect())
+    }
+}
+
+fn row(
+    case: CompareCase,
+    flows: u32,
+    frame_bytes: u16,
+    contender: &dyn Contender,
+    taken: &[Measured],
+    ours: &[Measured],
+    setup: &Setup,
+) -> Option<Row> {
+    let cycles: Vec<f64> = taken.iter().map(|round| round.cycles_per_packet).collect();
+    let rate = setup.pipeline.cycles_per_second / 1e6;
+    let mpps: Vec<f64> = cycles.iter().map(|cycles| rate / cycles).collect();
+    let pairs = cycles.iter().zip(ours);
+    let ratios: Vec<f64> = pairs.map(|(cycles, ours)| cycles / ours.cycles_per_packet).collect();
+    Some(Row {
+        case: case.name(),
+        dataplane: contender.name(),
+        flows,
+        frame_bytes,
+        cycles_per_packet: Figures::of(&cycles)?,
+        mpps: Figures::of(&mpps)?,
+        vrouter_ratio: Figures::of(&ratios)?,
+        rounds: taken.len(),
+        rounds_disturbed: taken.iter().filter(|round| round.is_disturbed).count(),
+        not_fair: contender.not_fair(case),
+    })
+}

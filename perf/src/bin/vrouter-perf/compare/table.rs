@@ -1,0 +1,60 @@
+//! The results, for people and for programs.
+#![expect(clippy::print_stdout, reason = "results go to the standard output")]
+
+use std::{io, path::Path};
+
+use super::Comparison;
+use crate::report;
+
+/// Writes the rows: JSON where it was asked for, and a table unless that went to the standard
+/// output.
+pub(super) fn show(comparison: &Comparison, json: Option<&Path>) -> io::Result<()> {
+    if !report::write_json(comparison, json)? {
+        for reason in &comparison.skipped {
+            eprintln!("{reason}");
+        }
+        return Ok(());
+    }
+    report::describe(&comparison.machine);
+    println!(
+        "forwarding on CPU {}, time-stamp counter {:.3} GHz\n",
+        comparison.cpu,
+        comparison.cycles_per_second / 1e9
+    );
+    println!(
+        "{:<22} {:>6} {:<18} {:>7} {:>17} {:>7} {:>6} {:>13}",
+        "CASE", "FLOWS", "DATAPLANE", "CYCLES", "[MIN-MAX]", "MPPS", "RATIO", "[MIN-MAX]"
+    );
+    for row in &comparison.rows {
+        let (cycles, ratio) = (row.cycles_per_packet, row.vrouter_ratio);
+        let mark = (row.rounds_disturbed > 0)
+            .then(|| format!("disturbed in {} of {} rounds", row.rounds_disturbed, row.rounds));
+        println!(
+            "{:<22} {:>6} {:<18} {:>7.1} {:>17} {:>7.2} {:>6.2} {:>13}  {}",
+            row.case,
+            row.flows,
+            row.dataplane,
+            cycles.median,
+            format!("[{:.1}-{:.1}]", cycles.min, cycles.max),
+            row.mpps.median,
+            ratio.median,
+            format!("[{:.2}-{:.2}]", ratio.min, ratio.max),
+            mark.unwrap_or_default(),
+        );
+    }
+    println!(
+        "\nCYCLES: of the time-stamp counter, a packet; the median of the rounds. \
+         RATIO: packets of vrouter for each of this one's, in the same round.\n"
+    );
+    let mut said = Vec::new();
+    for row in &comparison.rows {
+        if !said.contains(&(row.dataplane, row.not_fair)) {
+            println!("{}, {}: {}", row.dataplane, row.case, row.not_fair);
+            said.push((row.dataplane, row.not_fair));
+        }
+    }
+    for reason in &comparison.skipped {
+        println!("{reason}");
+    }
+    Ok(())
+}
