@@ -14,7 +14,10 @@ use std::{
     fmt, fs::File, io, os::fd::AsFd, path::PathBuf, str::FromStr, sync::Arc, time::Duration,
 };
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    event::Timespec,
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
 use super::clock::now_ns;
 pub use af_xdp::{AfXdpSpec, CopyMode};
@@ -85,7 +88,7 @@ pub struct PortSpec {
 /// A kind of port.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum PortKind {
-    /// An interface's queue.
+    /// An interface, or one of its queues.
     AfXdp(AfXdpSpec),
     /// A TAP interface, by its name.
     Tap(String),
@@ -256,6 +259,11 @@ pub enum OpenPortError {
     Library { reason: String },
 }
 
+/// A limit as the kernel takes it.
+fn timespec(limit: Duration) -> Timespec {
+    Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,7 +272,7 @@ mod tests {
     fn a_port_is_named_by_kind_interface_and_options() {
         let spec: PortSpec = "af_xdp:veth0,netns=red,queue=2,mode=copy".parse().unwrap();
         let expected =
-            AfXdpSpec { interface: "veth0".into(), queue: 2, copy: Some(CopyMode::Copy) };
+            AfXdpSpec { interface: "veth0".into(), queue: Some(2), copy: Some(CopyMode::Copy) };
         assert_eq!(spec.kind, PortKind::AfXdp(expected));
         assert_eq!(spec.netns, Some("/run/netns/red".into()));
         assert_eq!(spec.to_string(), "af_xdp:veth0 in /run/netns/red");

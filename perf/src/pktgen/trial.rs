@@ -92,6 +92,8 @@ pub struct SenderReport {
     pub stuck: u64,
     /// How often the thread was taken off its CPU.
     pub preemptions: u64,
+    /// The hypervisor ran something else on the thread's CPU; only known of a pinned thread.
+    pub is_stolen: bool,
 }
 
 /// What the sink's thread reports.

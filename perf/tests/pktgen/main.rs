@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
 
+mod lab;
 mod memory;
 #[expect(dead_code, reason = "shared with tests that use more of it")]
 #[path = "../../../vrouter/tests/support/namespace.rs"]
@@ -99,11 +100,15 @@ struct Pair {
 
 impl Pair {
     fn create() -> Self {
+        Self::with(1, 1500)
+    }
+
+    fn with(queues: u32, mtu: u32) -> Self {
         let (left, right) = (Namespace::create("left"), Namespace::create("right"));
         for namespace in [&left, &right] {
             silence(namespace);
         }
-        join((&left, "veth0"), (&right, "veth1"), 1, 1500);
+        join((&left, "veth0"), (&right, "veth1"), queues, mtu);
         Self { left, right }
     }
 

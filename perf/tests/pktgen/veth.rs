@@ -1,10 +1,16 @@
 //! Over AF_XDP and veth pairs.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::{Pair, assert_all_arrived, received, refusal, row, rows, skip_unless_namespaces};
+use crate::{
+    Pair, assert_all_arrived, command, received, refusal, row, rows, skip_unless_namespaces,
+};
 
 #[test]
 fn the_kernel_counts_every_packet_that_is_sent() {
@@ -87,6 +93,54 @@ fn every_packet_that_is_sent_is_received() {
         }
     }
     assert_eq!(received(&pair.right, "veth1").0, 20_000);
+}
+
+#[test]
+fn all_queues_are_received_from_if_none_is_named() {
+    skip_unless_namespaces!();
+    let pair = Pair::with(4, 1500);
+    let (tx, rx) = (pair.tx(), pair.rx());
+    for queue in [0, 3] {
+        let options = "--packets 1000 --rate 20kpps --flows 50";
+        assert_all_arrived(&row(&format!("{tx},queue={queue} {rx} {options}")), 1000);
+    }
+    assert!(
+        refusal(&format!("{tx},queue=3 {rx},queue=0 --packets 10")).1.contains("nothing arrived")
+    );
+}
+
+#[test]
+fn large_frames_pass_where_the_port_takes_them() {
+    skip_unless_namespaces!();
+    // The most that veth gives an XDP program in one piece.
+    let pair = Pair::with(1, 3498);
+    let ports = format!("{} {}", pair.tx(), pair.rx());
+    assert_all_arrived(&row(&format!("{ports} --packets 500 --rate 5kpps --frame 3516")), 500);
+    assert!(refusal(&format!("{ports} --frame 3517")).1.contains("which takes 3516"));
+}
+
+#[test]
+fn sender_and_sink_may_be_two_processes() {
+    skip_unless_namespaces!();
+    let pair = Pair::create();
+    let mut sink =
+        command(&format!("{} --packets 1000 --flows 3 --seconds 60 --json -", pair.rx()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+    let mut lines = BufReader::new(sink.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.starts_with("receiving on af_xdp:veth1")));
+    // Another generator's packets are not taken for the stream's.
+    row(&format!("{} --packets 70 --rate 10kpps --stream 9", pair.tx()));
+    row(&format!("{} --packets 1000 --rate 10kpps --flows 3", pair.tx()));
+    let output = sink.wait_with_output().unwrap();
+    let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = [("received", 1000), ("lost", 0), ("other_streams", 70), ("reordered", 0)];
+    for (name, count) in expected {
+        assert_eq!(rows[0][name], json!(count), "{name}: {:#}", rows[0]);
+    }
+    assert_eq!(rows[0]["sent"], Value::Null);
 }
 
 #[test]

@@ -7,14 +7,22 @@
 //! sender are in its list of free ones, in the tx ring or in the completion ring; those of the sink
 //! in the fill ring, the rx ring or in its hands. They move between these by value, and the two
 //! halves never exchange any.
+//!
+//! The two functions that silence the C libraries only store a null pointer.
 #![expect(unsafe_code, reason = "the interface of xsk-rs")]
 
 use std::{
     error::Error,
-    io, thread,
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+    thread,
     time::{Duration, Instant},
 };
 
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
 use xsk_rs::{
     CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem,
     config::{
@@ -25,6 +33,7 @@ use xsk_rs::{
 
 use super::{
     Halves, OpenPortError, Options, PortSpecError, RxPort, TxPort, Use, interface::Interface,
+    timespec,
 };
 use crate::pktgen::{BURST_FRAMES, FCS_BYTES};
 
@@ -32,6 +41,8 @@ use crate::pktgen::{BURST_FRAMES, FCS_BYTES};
 const RING_FRAMES: u32 = 2048;
 /// Bytes of a frame in packet memory: a page, the largest that the kernel takes.
 const CHUNK_BYTES: u32 = 4096;
+/// Queues of an interface that are received from: as many as large NICs have.
+const QUEUES_MAX: u32 = 64;
 /// A queue that was closed just now is busy for some 20 ms: the kernel takes it down later.
 const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -44,13 +55,13 @@ pub enum CopyMode {
     ZeroCopy,
 }
 
-/// An interface's queue.
+/// An interface, or one of its queues.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AfXdpSpec {
     /// The interface's name.
     pub interface: String,
-    /// Its queue.
-    pub queue: u32,
+    /// Its queue. If not given, all are received from, and the first is sent on.
+    pub queue: Option<u32>,
     /// The driver's choice if not given.
     pub copy: Option<CopyMode>,
 }
@@ -65,11 +76,36 @@ impl AfXdpSpec {
                 return Err(PortSpecError::BadValue { name: "mode".into(), value: value.into() });
             }
         };
-        Ok(Self { interface, queue: options.number("queue")?.unwrap_or(0), copy })
+        Ok(Self { interface, queue: options.number("queue")?, copy })
     }
 
     pub(super) fn open(&self, purpose: Use) -> Result<Halves, OpenPortError> {
+        silence();
         let facts = Interface::look(&self.interface)?;
+        let first = self.queue.unwrap_or(0);
+        let (mut tx, rx) = self.open_queue(first, purpose)?;
+        let mut queues = vec![rx];
+        if self.queue.is_none() && purpose == Use::Receive {
+            // The NIC spreads flows over all of its queues.
+            for queue in 1..QUEUES_MAX {
+                match self.open_queue(queue, purpose) {
+                    Ok((_, rx)) => queues.push(rx),
+                    Err(OpenPortError::Bind { source, .. })
+                        if source.raw_os_error() == Some(libc::EINVAL) =>
+                    {
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        // The XDP program may have made the NIC start anew.
+        Interface::look(&self.interface)?;
+        tx.frame_bytes_max = tx.frame_bytes_max.min(facts.mtu_bytes + 14 + FCS_BYTES);
+        Ok((Box::new(tx), Box::new(AfXdpRx { queues, next: 0 })))
+    }
+
+    fn open_queue(&self, queue: u32, purpose: Use) -> Result<(AfXdpTx, RxSocket), OpenPortError> {
         let ring = QueueSize::new(RING_FRAMES).map_err(library)?;
         let config = UmemConfig::builder()
             .frame_size(FrameSize::new(CHUNK_BYTES).map_err(library)?)
@@ -80,16 +116,12 @@ impl AfXdpSpec {
         let frames = (RING_FRAMES * 2).try_into().map_err(library)?;
         let (umem, mut free) = Umem::new(config, frames, false)
             .map_err(|error| OpenPortError::PacketMemory { source: os_error(&error) })?;
-        let (tx, rx, mut fill, completion) = self.bind(purpose, &umem, ring)?;
-        // The XDP program may have made the NIC start anew.
-        Interface::look(&self.interface)?;
+        let (tx, rx, mut fill, completion) = self.bind(queue, purpose, &umem, ring)?;
         let for_receiving = free.split_off(free.len() / 2);
         if purpose == Use::Receive {
             // SAFETY: these descriptors are of this UMEM and in no other ring.
             unsafe { fill.produce(&for_receiving) };
         }
-        let frame_bytes_max =
-            usize::try_from(config.mtu()).unwrap_or(0).min(facts.mtu_bytes + 14) + FCS_BYTES;
         let tx = AfXdpTx {
             umem: umem.clone(),
             queue: tx,
@@ -97,13 +129,14 @@ impl AfXdpSpec {
             free,
             filled: Vec::with_capacity(BURST_FRAMES),
             underway: 0,
-            frame_bytes_max,
+            frame_bytes_max: usize::try_from(config.mtu()).unwrap_or(0) + FCS_BYTES,
         };
-        Ok((Box::new(tx), Box::new(AfXdpRx { umem, queue: rx, fill })))
+        Ok((tx, RxSocket { umem, queue: rx, fill }))
     }
 
     fn bind(
         &self,
+        queue: u32,
         purpose: Use,
         umem: &Umem,
         ring: QueueSize,
@@ -126,7 +159,7 @@ impl AfXdpSpec {
         let start = Instant::now();
         loop {
             // SAFETY: the UMEM has this one socket; its rings are used as the module says.
-            match unsafe { Socket::new(config.build(), umem, &name, self.queue) } {
+            match unsafe { Socket::new(config.build(), umem, &name, queue) } {
                 Ok((tx, rx, Some((fill, completion)))) => return Ok((tx, rx, fill, completion)),
                 Ok(_) => {
                     return Err(OpenPortError::Library { reason: "no fill ring".into() });
@@ -135,7 +168,7 @@ impl AfXdpSpec {
                     let source = os_error(&error);
                     let is_busy = source.raw_os_error() == Some(libc::EBUSY);
                     if !is_busy || start.elapsed() > BUSY_PATIENCE {
-                        return Err(self.refusal(source));
+                        return Err(self.refusal(queue, source));
                     }
                     thread::sleep(Duration::from_millis(20));
                 }
@@ -143,7 +176,7 @@ impl AfXdpSpec {
         }
     }
 
-    fn refusal(&self, source: io::Error) -> OpenPortError {
+    fn refusal(&self, queue: u32, source: io::Error) -> OpenPortError {
         let interface = self.interface.clone();
         let hint = match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => return OpenPortError::NotPermitted { interface },
@@ -152,8 +185,17 @@ impl AfXdpSpec {
             Some(libc::EOPNOTSUPP) => "its driver cannot do this mode; give mode=copy",
             _ => "see the cause",
         };
-        OpenPortError::Bind { interface, queue: self.queue, hint, source }
+        OpenPortError::Bind { interface, queue, hint, source }
     }
+}
+
+/// The C libraries tell a terminal what concerns nobody, such as sections of a program that they
+/// skip. What they fail with comes as an error number.
+fn silence() {
+    // SAFETY: both take no callback for "no output".
+    unsafe { libxdp_sys::libxdp_set_print(None) };
+    // SAFETY: as above.
+    unsafe { libbpf_sys::libbpf_set_print(None) };
 }
 
 fn library(error: impl Error) -> OpenPortError {
@@ -239,13 +281,14 @@ impl TxPort for AfXdpTx {
     }
 }
 
-struct AfXdpRx {
+/// One queue's receiving half.
+struct RxSocket {
     umem: Umem,
     queue: RxQueue,
     fill: FillQueue,
 }
 
-impl RxPort for AfXdpRx {
+impl RxSocket {
     fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
         let mut frames = [FrameDesc::default(); BURST_FRAMES];
         // SAFETY: what the rx ring returns came from the fill ring.
@@ -264,15 +307,48 @@ impl RxPort for AfXdpRx {
         }
         Ok(count)
     }
+}
+
+struct AfXdpRx {
+    queues: Vec<RxSocket>,
+    /// Whose turn it is.
+    next: usize,
+}
+
+impl RxPort for AfXdpRx {
+    fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
+        for _ in 0..self.queues.len() {
+            let turn = self.next % self.queues.len();
+            self.next = turn + 1;
+            let Some(queue) = self.queues.get_mut(turn) else { break };
+            let count = queue.receive(take)?;
+            if count > 0 {
+                return Ok(count);
+            }
+        }
+        Ok(0)
+    }
 
     fn wait(&mut self, limit: Duration) -> io::Result<()> {
-        let milliseconds = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
-        self.queue.poll(milliseconds).map(|_| ())
+        let polled = |socket: &RxSocket| {
+            // SAFETY: the socket is open for as long as its queue is there.
+            let fd = unsafe { BorrowedFd::borrow_raw(socket.queue.fd().as_raw_fd()) };
+            PollFd::from_borrowed_fd(fd, PollFlags::IN)
+        };
+        let mut polled: Vec<_> = self.queues.iter().map(polled).collect();
+        match poll(&mut polled, Some(&timespec(limit))) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn lost(&self) -> io::Result<u64> {
-        let statistics = self.queue.fd().xdp_statistics()?;
-        // An empty fill ring is in `rx_dropped`, too.
-        Ok(statistics.rx_dropped() + statistics.rx_ring_full())
+        let mut lost = 0;
+        for socket in &self.queues {
+            let statistics = socket.queue.fd().xdp_statistics()?;
+            // An empty fill ring is in `rx_dropped`, too.
+            lost += statistics.rx_dropped() + statistics.rx_ring_full();
+        }
+        Ok(lost)
     }
 }

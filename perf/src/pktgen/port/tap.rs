@@ -11,13 +11,14 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::{PollFd, PollFlags, poll},
     fs::OFlags,
 };
 
 use super::{
     Halves, OpenPortError, RxPort, TxPort,
     interface::{Interface, attach_tap, check_that_exists},
+    timespec,
 };
 use crate::pktgen::{BURST_FRAMES, FCS_BYTES, frames::FRAME_BYTES_MAX};
 
@@ -133,9 +134,7 @@ fn tx_dropped(counters: &str, interface: &str) -> Option<u64> {
 /// Whether the file is ready in time.
 fn wait(file: &File, flags: PollFlags, limit: Duration) -> io::Result<bool> {
     let mut polled = [PollFd::from_borrowed_fd(file.as_fd(), flags)];
-    let limit =
-        Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
-    match poll(&mut polled, Some(&limit)) {
+    match poll(&mut polled, Some(&timespec(limit))) {
         Ok(ready) => Ok(ready > 0),
         Err(rustix::io::Errno::INTR) => Ok(true),
         Err(error) => Err(error.into()),

@@ -14,7 +14,10 @@ use std::{
 use super::{
     Bench, End, Lane, Plan, Progress, RxOrder, SenderReport, SinkReport, TrialError, TxOrder,
 };
+use rustix::thread::gettid;
+
 use crate::{
+    disturbance::Watch,
     machine::{Preemptions, pin},
     pktgen::{
         account::Account,
@@ -146,6 +149,8 @@ impl TxLane {
     fn send(&self, port: &mut dyn TxPort, order: &TxOrder) -> Result<SenderReport, TrialError> {
         let trial = &order.trial;
         let preemptions = Preemptions::watch();
+        let thread = gettid().as_raw_nonzero().get();
+        let watch = self.end.cpu.map(|cpu| Watch::begin(thread, cpu));
         let start_ns = now_ns();
         let duration_ns = u64::try_from(trial.duration.as_nanos()).unwrap_or(u64::MAX);
         let limit = match (trial.packets, trial.packets_per_second) {
@@ -177,7 +182,8 @@ impl TxLane {
             }
         }
         let stuck = self.flush(port)?;
-        Ok(SenderReport { sent: sender.sent(), stuck, preemptions: preemptions.count() })
+        let is_stolen = watch.is_some_and(|watch| watch.end().is_stolen);
+        Ok(SenderReport { sent: sender.sent(), stuck, preemptions: preemptions.count(), is_stolen })
     }
 
     /// Waits until everything has left; returns what has not.

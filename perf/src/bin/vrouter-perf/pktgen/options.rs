@@ -13,8 +13,8 @@ use perf::pktgen::{
 const AFTER_HELP: &str = "\
 Ports:
   af_xdp:INTERFACE[,queue=N][,mode=copy|zero-copy|auto][,netns=NAME]
-        One queue of an interface. Where frames are received, nobody else gets what comes on that
-        queue. A port that only sends leaves the interface's own stack alone.
+        An interface: all of its queues, or one. Where frames are received, nobody else gets what
+        comes in. A port that only sends leaves the interface's own stack alone.
   tap:INTERFACE[,netns=NAME]
         The other end of a TAP interface that is there and up: the kernel receives what is sent.
   memory[,pps=N][,burst=N][,drop-every=N][,duplicate-every=N][,swap-every=N][,corrupt-every=N]

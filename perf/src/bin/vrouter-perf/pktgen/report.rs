@@ -2,19 +2,17 @@
 #![expect(clippy::print_stdout, reason = "results go to the standard output")]
 
 use std::{
-    fs,
     io::{self, IsTerminal, Write, stderr},
     path::Path,
 };
 
 use perf::machine::Machine;
-use serde::Serialize;
 
 use super::{
     row::{Latencies, Row},
     search::SearchRow,
 };
-use crate::report::describe;
+use crate::report::{describe, write_json};
 
 /// How long a trial of RFC 2544 is at least (section 24).
 const TRIAL_SECONDS_RFC_2544: f64 = 60.0;
@@ -46,7 +44,7 @@ impl Watch {
 }
 
 pub(crate) fn rows(machine: &Machine, rows: &[Row], json: Option<&Path>) -> io::Result<()> {
-    if write_json(rows, json)? {
+    if !write_json(&rows, json)? {
         return Ok(());
     }
     describe(machine);
@@ -77,7 +75,7 @@ pub(crate) fn search_rows(
     rows: &[SearchRow],
     json: Option<&Path>,
 ) -> io::Result<()> {
-    if write_json(rows, json)? {
+    if !write_json(&rows, json)? {
         return Ok(());
     }
     describe(machine);
@@ -105,18 +103,6 @@ pub(crate) fn search_rows(
         println!("Trials of {seconds} s; RFC 2544 section 24 asks for {TRIAL_SECONDS_RFC_2544} s.");
     }
     Ok(())
-}
-
-/// Writes JSON where it is wanted; tells whether that is instead of the table.
-fn write_json<T: Serialize>(rows: &[T], json: Option<&Path>) -> io::Result<bool> {
-    let Some(path) = json else { return Ok(false) };
-    let text = serde_json::to_string_pretty(rows)?;
-    if path == Path::new("-") {
-        println!("{text}");
-        return Ok(true);
-    }
-    fs::write(path, text + "\n")?;
-    Ok(false)
 }
 
 fn number(number: Option<f64>) -> String {

@@ -154,6 +154,9 @@ impl Row {
             self.remarks
                 .push(format!("generator stalled {} times, {milliseconds} ms", report.sent.stalls));
         }
+        if report.is_stolen {
+            self.remarks.push("the hypervisor took CPU time".into());
+        }
         if report.stuck > 0 {
             self.remarks.push(format!("{} frames never left the port", report.stuck));
         }
