@@ -1,13 +1,15 @@
 //! Buckets: one cache line of tags, indices and a version.
 //!
 //! ```text
-//!  0            16                                48        52           64
-//!  | 8 x 16 tag | 8 x 32-bit index of an entry    | version | reserved   |
+//!  0            16                                48        52       56           64
+//!  | 8 x 16 tag | 8 x 32-bit index of an entry    | version | strays | their tags |
 //! ```
 //!
 //! Readers compare all tags at once and follow the indices of those that match. Writers hold the
 //! lock, which is the version's lowest bit; the version changes whenever a key moved or went, so
-//! that a reader who missed can tell.
+//! that a reader who missed can tell. Strays are keys whose first bucket this is, and that lie in
+//! their second one: counted, and for each a bit that its tag names. A reader whose tag's bit is
+//! not there need not look at the second bucket. Bits go when the last stray does.
 
 use crate::{
     ordering,
@@ -39,7 +41,8 @@ pub(crate) struct Bucket {
     tags: [AtomicU64; 2],
     indices: [AtomicU32; 8],
     version: AtomicU32,
-    reserved: [AtomicU32; 3],
+    strays: AtomicU32,
+    stray_tags: AtomicU64,
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64 || cfg!(loom));
@@ -91,6 +94,27 @@ impl Bucket {
         self.version.load(Acquire)
     }
 
+    /// Whether a key with this tag whose first bucket this is may lie in its second one.
+    #[inline]
+    pub(crate) fn may_have_stray(&self, tag: u16) -> bool {
+        self.stray_tags.load(Relaxed) & stray_bit(tag) != 0
+    }
+
+    /// Notes that a key with this tag lies in its second bucket. The caller holds the locks of both.
+    pub(crate) fn add_stray(&self, tag: u16) {
+        self.strays.store(self.strays.load(Relaxed).wrapping_add(1), Relaxed);
+        self.set_stray_tags(self.stray_tags.load(Relaxed) | stray_bit(tag));
+    }
+
+    /// Notes that one key fewer lies in its second bucket. The caller holds the locks of both.
+    pub(crate) fn remove_stray(&self) {
+        let strays = self.strays.load(Relaxed).wrapping_sub(1);
+        self.strays.store(strays, Relaxed);
+        if strays == 0 {
+            self.set_stray_tags(0);
+        }
+    }
+
     /// Unlocks and empties a bucket, when a region is rebuilt.
     pub(crate) fn reset(&self) {
         for tags in &self.tags {
@@ -100,6 +124,8 @@ impl Bucket {
             index.store(NO_ENTRY, Relaxed);
         }
         self.version.store(0, Relaxed);
+        self.strays.store(0, Relaxed);
+        self.stray_tags.store(0, Relaxed);
     }
 
     /// Takes the lock if it is free; returns the version to unlock with.
@@ -124,6 +150,10 @@ impl Bucket {
         None
     }
 
+    fn set_stray_tags(&self, bits: u64) {
+        self.stray_tags.store(bits, ordering::publish_strays());
+    }
+
     fn set_tag(&self, slot: u32, tag: u16) {
         let shift = (slot & 3).wrapping_mul(16);
         if let Some(tags) = self.tags.get((slot >> 2) as usize) {
@@ -134,6 +164,12 @@ impl Bucket {
             tags.store(others | (u64::from(tag) << shift), Release);
         }
     }
+}
+
+/// The bit that stands for a stray with this tag.
+#[inline]
+fn stray_bit(tag: u16) -> u64 {
+    1 << (tag % 64)
 }
 
 /// The locks of up to four buckets, taken in ascending order so that two holders cannot wait for
@@ -203,5 +239,19 @@ mod tests {
         bucket.clear(5);
         assert_eq!((bucket.matching(7), bucket.free_slot()), (0xdf, Some(5)));
         assert_eq!(slots(bucket.matching(7)).map(|s| bucket.index(s)).sum::<u32>(), 723);
+    }
+
+    #[test]
+    fn strays_are_known_by_their_tags_until_the_last_one_is_gone() {
+        let bucket = Bucket::default();
+        assert!(!bucket.may_have_stray(7));
+        bucket.add_stray(7);
+        bucket.add_stray(66);
+        assert!([7, 66, 2].iter().all(|&tag| bucket.may_have_stray(tag)));
+        assert!(!bucket.may_have_stray(3));
+        bucket.remove_stray();
+        assert!(bucket.may_have_stray(7) && bucket.may_have_stray(66));
+        bucket.remove_stray();
+        assert!(!bucket.may_have_stray(7) && !bucket.may_have_stray(66));
     }
 }

@@ -402,30 +402,46 @@ fn a_free_index_is_handed_out_once() {
     });
 }
 
+/// Moves a key from the bucket that it lies in to its other one.
+fn move_key(table: &FlowTable<Verb>, key: &FlowKey, flow: FlowRef) {
+    let store = table.store();
+    let place = store.place_of(table.hash(key), flow.entry).unwrap();
+    let locked = LockedBuckets::lock(&store.buckets, [place.bucket; 4]).unwrap();
+    assert!(store.move_away(&locked, place));
+}
+
+/// Looks a key up that is there, while it moves for the last of so many times.
+fn look_while_moving(moves: usize) {
+    let table = table();
+    let mut worker = table.worker(0).unwrap();
+    let flow = inserted(&table, &mut worker, key(1));
+    for _ in 1..moves {
+        move_key(&table, &key(1), flow);
+    }
+    let mut reader = table.worker(1).unwrap();
+    reader.quiesce();
+    let reading = thread::spawn({
+        let table = Arc::clone(&table);
+        move || {
+            let scopes = ScopeVersions::new(0);
+            let config = ConfigView { version: 1, scopes: &scopes };
+            assert!(matches!(look(&table, &mut reader, &key(1), config), Lookup::Hit(_)));
+        }
+    });
+    move_key(&table, &key(1), flow);
+    reading.join().unwrap();
+}
+
 /// Claim 7: `recheck_moved`.
 #[test]
 fn a_key_that_moves_to_its_other_bucket_is_not_missed() {
-    explore(2, || {
-        let table = table();
-        let mut worker = table.worker(0).unwrap();
-        let flow = inserted(&table, &mut worker, key(1));
-        let mut reader = table.worker(1).unwrap();
-        reader.quiesce();
-        let reading = thread::spawn({
-            let table = Arc::clone(&table);
-            move || {
-                let scopes = ScopeVersions::new(0);
-                let config = ConfigView { version: 1, scopes: &scopes };
-                assert!(matches!(look(&table, &mut reader, &key(1), config), Lookup::Hit(_)));
-            }
-        });
-        let store = table.store();
-        let place = store.place_of(table.hash(&key(1)), flow.entry).unwrap();
-        let locked = LockedBuckets::lock(&store.buckets, [place.bucket; 4]).unwrap();
-        assert!(store.move_away(&locked, place));
-        drop(locked);
-        reading.join().unwrap();
-    });
+    explore(2, || look_while_moving(1));
+}
+
+/// Claim 7: `recheck_moved`, `publish_strays`.
+#[test]
+fn a_key_that_moves_back_to_its_first_bucket_is_not_missed() {
+    explore(2, || look_while_moving(2));
 }
 
 /// Claim 8: `publish_life`. An operator finds connections by their number, not through a bucket.

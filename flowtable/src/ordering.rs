@@ -60,6 +60,10 @@ claims! {
     /// both.
     recheck_moved: true, not false, bool;
 
+    /// Claim 7: who finds that no key of a bucket lies elsewhere finds its version changed, if one has
+    /// just come back.
+    publish_strays: Release, not Relaxed, Ordering;
+
     /// Claim 8: who finds a connection alive finds its entries and states written.
     publish_life: Release, not Relaxed, Ordering;
 

@@ -68,7 +68,7 @@ mod mapped {
     unsafe impl Shared for AtomicU64 {}
     // SAFETY: an array of what may be laid over a region.
     unsafe impl<T: Shared, const N: usize> Shared for [T; N] {}
-    // SAFETY: five arrays of atomic integers that fill 64 bytes.
+    // SAFETY: atomic integers and arrays of them that fill 64 bytes.
     unsafe impl Shared for crate::bucket::Bucket {}
     // SAFETY: atomic integers only, which fill 16 bytes.
     unsafe impl Shared for crate::connection::Connection {}

@@ -225,24 +225,43 @@ impl Store {
             // There before it is gone from here: who looks in both misses it only if a version
             // changes (claim 7).
             to.fill(slot, hash.tag(), index.0);
+            if first == place.bucket {
+                from.add_stray(hash.tag());
+            } else {
+                to.remove_stray();
+            }
             from.clear(place.slot);
         });
         to.unlock(version);
         moved.is_some()
     }
 
-    /// Makes a slot lead to an entry. The caller holds the lock.
-    pub(crate) fn fill(&self, place: Place, tag: u16, index: EntryIndex) {
+    /// Makes a slot lead to the entry of the key that has this hash. The caller holds the locks of
+    /// the key's buckets.
+    pub(crate) fn fill(&self, place: Place, hash: FlowHash, index: EntryIndex) {
+        if let Some(stray_of) = self.stray_of(place, hash) {
+            stray_of.add_stray(hash.tag());
+        }
         if let Some(bucket) = self.buckets.at(place.bucket) {
-            bucket.fill(place.slot, tag, index.0);
+            bucket.fill(place.slot, hash.tag(), index.0);
         }
     }
 
-    /// Frees a slot. The caller holds the lock.
-    pub(crate) fn clear(&self, place: Place) {
+    /// Frees the slot of the key that has this hash. The caller holds the locks of the key's
+    /// buckets.
+    pub(crate) fn clear(&self, place: Place, hash: FlowHash) {
         if let Some(bucket) = self.buckets.at(place.bucket) {
             bucket.clear(place.slot);
         }
+        if let Some(stray_of) = self.stray_of(place, hash) {
+            stray_of.remove_stray();
+        }
+    }
+
+    /// The first bucket of a key that has its place in its second one.
+    fn stray_of(&self, place: Place, hash: FlowHash) -> Option<&Bucket> {
+        let first = hash.first_bucket(self.layout.buckets);
+        (place.bucket != first).then(|| self.buckets.at(first)).flatten()
     }
 
     /// The state of a packet's own direction.

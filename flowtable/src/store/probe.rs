@@ -3,6 +3,7 @@
 //! ```text
 //!            prefetch            prefetch              read
 //! hashes ──► first buckets ──► tags match: entries ──► keys are equal: found
+//!                          ├─► none does, and no stray has it: a miss, unless keys moved
 //!                          └─► none does: second buckets ──► tags match: entries
 //!                                                        └─► none does: a miss, unless keys moved
 //! ```
@@ -122,6 +123,8 @@ impl Stages<'_> {
             let version = bucket.version();
             if let Some(index) = self.candidate(bucket, hash) {
                 *candidate = index;
+            } else if !bucket.may_have_stray(hash.tag()) {
+                *candidate = missed(bucket, version);
             } else {
                 *candidate = version;
                 if let Some(place) = elsewhere.get_mut(count) {
@@ -148,8 +151,7 @@ impl Stages<'_> {
             let version = *candidate;
             *candidate = match self.candidate(second, hash) {
                 Some(index) => index,
-                None if has_moved(first, version) => NO_ENTRY,
-                None => MISSED,
+                None => missed(first, version),
             };
         }
     }
@@ -177,6 +179,12 @@ impl Stages<'_> {
             Some(Found { index, stamp: self.slabs.stamp_of(index, key)? })
         })
     }
+}
+
+/// What a key leads to that was found in neither bucket.
+#[inline]
+fn missed(first: &Bucket, version: u32) -> u32 {
+    if has_moved(first, version) { NO_ENTRY } else { MISSED }
 }
 
 /// Whether a key may have moved between a bucket and its other one since the bucket had `version`.

@@ -82,9 +82,9 @@ impl Store {
         let first = self.free_place(&locked, hashes[0], None)?;
         if forward != reply {
             let second = self.free_place(&locked, hashes[1], Some(first))?;
-            self.fill(second, hashes[1].tag(), life.entry.with(Direction::Reply));
+            self.fill(second, hashes[1], life.entry.with(Direction::Reply));
         }
-        self.fill(first, hashes[0].tag(), life.entry.with(Direction::Forward));
+        self.fill(first, hashes[0], life.entry.with(Direction::Forward));
         Some(life.entry)
     }
 }

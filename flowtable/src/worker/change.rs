@@ -183,7 +183,7 @@ impl WorkerCore {
         }
         for (hash, direction) in hashes.into_iter().zip([Direction::Forward, Direction::Reply]) {
             if let Some(place) = store.place_of(hash, life.entry.with(direction)) {
-                store.clear(place);
+                store.clear(place, hash);
             }
         }
         for direction in [Direction::Forward, Direction::Reply] {

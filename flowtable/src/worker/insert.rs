@@ -217,9 +217,9 @@ impl WorkerCore {
         };
         taken.set_life(life);
         if let Some(second) = second {
-            store.fill(second, new.reply_hash.tag(), record.with(Direction::Reply));
+            store.fill(second, new.reply_hash, record.with(Direction::Reply));
         }
-        store.fill(first, new.forward_hash.tag(), record.with(Direction::Forward));
+        store.fill(first, new.forward_hash, record.with(Direction::Forward));
         Some(Step::Done(InsertOutcome::Inserted(FlowRef {
             entry: record.with(Direction::Forward),
             owner,
