@@ -6,7 +6,10 @@
 use std::{hint::black_box, time::Duration};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use perf::bench_node::{BenchNode, Way, frames};
+use perf::{
+    bench_node::{BenchNode, frames},
+    traffic::Way,
+};
 
 const BURST: usize = 64;
 
@@ -14,9 +17,9 @@ const BURST: usize = 64;
 fn hits(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pipeline/hit");
     group.throughput(Throughput::Elements(BURST as u64));
-    for way in [Way::PodToPod, Way::Encap, Way::Decap] {
+    for way in Way::ALL {
         for flows in [64, 10_240] {
-            let frames = frames(way, flows, 18);
+            let frames = frames(way, flows, 64);
             let mut node = BenchNode::new(1 << 16).unwrap();
             let ingress = node.ingress(way);
             for burst in frames.chunks(BURST) {
@@ -39,7 +42,7 @@ fn hits(criterion: &mut Criterion) {
 fn misses(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pipeline/miss");
     group.throughput(Throughput::Elements(BURST as u64));
-    let frames = frames(Way::PodToPod, 60_000, 18);
+    let frames = frames(Way::PodToPod, 60_000, 64);
     group.bench_function("podtopod", |bencher| {
         bencher.iter_custom(|rounds| {
             let mut took = Duration::ZERO;

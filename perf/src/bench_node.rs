@@ -1,27 +1,17 @@
 //! One worker's pipeline without ports or threads, fed from memory.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use control_api::engine as api;
-use encap::{
-    MacAddress,
-    ecn::TrafficClass,
-    ethernet::{EtherType, EthernetHeader},
-    ip::IpProtocol,
-    ipv4::Ipv4Header,
-    udp::UdpHeader,
-};
 use vrouter::{
     burst::{BURST_PACKETS_MAX, Burst},
     clock::Now,
     config::{ApplyError, Batch, Config},
     flows::Flows,
     memory::{CreateRegionError, Depot, FramePool, Region, RegionConfig},
-    next_hop::Adjacency,
     outbox::Outbox,
     pipeline::Pipeline,
     port::PortRef,
@@ -32,17 +22,10 @@ use vrouter::{
     worker::Process,
 };
 
-/// This node's tunnel endpoint.
-const OWN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// The other node's.
-const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
-/// A pod of this node.
-const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 10);
-/// Another one.
-const OTHER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 11);
-/// One of the other node.
-const FAR_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 10);
+use crate::traffic::{self, Way};
+
+/// Pods of the node: one that packets come from, and one that they go to.
+const PODS: u8 = 2;
 
 /// Why a bench cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -59,17 +42,6 @@ pub enum BenchError {
     Worker(#[from] flowtable::WorkerIndexError),
 }
 
-/// What a packet's way is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Way {
-    /// From one pod to another of the same node.
-    PodToPod,
-    /// From a pod into the tunnel.
-    Encap,
-    /// Out of the tunnel to a pod.
-    Decap,
-}
-
 /// A node with two pods and a tunnel, and the worker that runs it.
 pub struct BenchNode {
     pipeline: Pipeline,
@@ -84,7 +56,7 @@ pub struct BenchNode {
 }
 
 impl BenchNode {
-    /// A node whose flow table holds `connections_max` connections.
+    /// A node whose flow table holds `connections_max` connections of either family.
     ///
     /// # Errors
     ///
@@ -92,7 +64,7 @@ impl BenchNode {
     pub fn new(connections_max: u32) -> Result<Self, BenchError> {
         let flows = Arc::new(Flows::create(&flowtable::Config {
             ipv4_connections_max: connections_max,
-            ipv6_connections_max: 1024,
+            ipv6_connections_max: connections_max,
             fragments_max: 1024,
             hash_key: [0x5eed, 0xbe7c],
             memory: flowtable::Memory::Memfd { huge_pages: true },
@@ -100,16 +72,11 @@ impl BenchNode {
         })?);
         let mut config = Config::new();
         let mut batch = Batch::new(1, true);
-        batch.push(api::ObjectBatch { upserts: objects(), deletes: vec![] })?;
+        batch.push(api::ObjectBatch { upserts: traffic::objects(PODS), deletes: vec![] })?;
         config.apply(batch)?;
-        if let Some((port, _)) = config.port_by_name("uplink") {
-            let adjacency = Adjacency::Resolved {
-                port,
-                source_mac: MacAddress::from_ip(OWN.into()),
-                destination_mac: MacAddress::from_ip(PEER.into()),
-                mtu_bytes: u16::MAX,
-            };
-            config.set_adjacency(PEER.into(), adjacency);
+        if let Some((uplink, _)) = config.port_by_name("uplink") {
+            let (remote, adjacency) = traffic::adjacency(uplink);
+            config.set_adjacency(remote, adjacency);
         }
         let publisher = Publisher::new(config.snapshot(flows.scopes()));
         let subscriber = publisher.subscribe();
@@ -129,8 +96,7 @@ impl BenchNode {
     /// The port that packets of `way` come in on.
     #[must_use]
     pub fn ingress(&self, way: Way) -> PortRef {
-        let name = if way == Way::Decap { "uplink" } else { "default/pod10" };
-        self.config.port_by_name(name).map_or(PortRef::ENGINE, |(port, _)| port)
+        self.config.port_by_name(&way.ingress(0)).map_or(PortRef::ENGINE, |(port, _)| port)
     }
 
     /// Processes one burst of `frames`, at most 64; returns how long the pipeline took, and how
@@ -162,105 +128,8 @@ impl BenchNode {
     }
 }
 
-/// Frames of `count` UDP flows with `payload_bytes` each, as they come in for `way`.
+/// Frames of `count` UDP flows as they come in for `way`; the pods' frames have `frame_bytes`.
 #[must_use]
-pub fn frames(way: Way, count: u32, payload_bytes: usize) -> Vec<Vec<u8>> {
-    (0..count).map(|flow| frame(way, flow, payload_bytes)).collect()
-}
-
-fn frame(way: Way, flow: u32, payload_bytes: usize) -> Vec<u8> {
-    // 256 source ports for each destination port.
-    let [_, _, high, low] = flow.to_be_bytes();
-    let ports = (1024 + u16::from(low), 1024 + u16::from(high));
-    let pod_mac = MacAddress::from_ip(POD.into());
-    let gateway_mac = MacAddress::from_ip(GATEWAY.into());
-    let payload = vec![0x5a; payload_bytes];
-    match way {
-        Way::PodToPod => udp((pod_mac, gateway_mac), POD, OTHER_POD, ports, &payload),
-        Way::Encap => udp((pod_mac, gateway_mac), POD, FAR_POD, ports, &payload),
-        Way::Decap => {
-            let macs = (MacAddress::from_ip(PEER.into()), MacAddress::from_ip(OWN.into()));
-            let mut tunnelled = vec![8, 0, 0, 0, 0, 0, 1, 0];
-            tunnelled.extend_from_slice(&udp(macs, FAR_POD, POD, ports, &payload));
-            udp(macs, PEER, OWN, (50_000, 4789), &tunnelled)
-        }
-    }
-}
-
-fn udp(
-    (from_mac, to_mac): (MacAddress, MacAddress),
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
-    (source_port, destination_port): (u16, u16),
-    payload: &[u8],
-) -> Vec<u8> {
-    let length = u16::try_from(payload.len() + 8).unwrap_or(u16::MAX);
-    let ethernet =
-        EthernetHeader { destination: to_mac, source: from_mac, ether_type: EtherType::IPV4 };
-    let ip = Ipv4Header {
-        traffic_class: TrafficClass(0),
-        total_length: length.saturating_add(20),
-        identification: 0,
-        dont_fragment: true,
-        ttl: 64,
-        protocol: IpProtocol::UDP,
-        source,
-        destination,
-    };
-    let header = UdpHeader { source_port, destination_port, length, checksum: 0 };
-    let mut frame = ethernet.to_bytes().to_vec();
-    frame.extend_from_slice(&ip.to_bytes());
-    frame.extend_from_slice(&header.to_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
-
-fn objects() -> Vec<api::Object> {
-    use api::object::Kind;
-    let bytes = |address: Ipv4Addr| address.octets().to_vec();
-    let mac = |address: Ipv4Addr| MacAddress::from_ip(IpAddr::V4(address)).octets().to_vec();
-    let port = |name: &str, role: api::port::Role, address: Option<Ipv4Addr>| {
-        Kind::Port(api::Port {
-            name: name.into(),
-            role: role.into(),
-            addresses: address.into_iter().map(bytes).collect(),
-            mac: mac(address.unwrap_or(OWN)),
-            backend: Some(api::port::Backend::Memory(api::MemoryBackend {})),
-            ..api::Port::default()
-        })
-    };
-    let prefix = api::Prefix { address: vec![10, 244, 2, 0], length: 24 };
-    let kinds = [
-        Kind::Node(api::Node {
-            name: "bench".into(),
-            vtep_addresses: vec![bytes(OWN)],
-            router_mac: mac(OWN),
-            uplink_port: "uplink".into(),
-            ..api::Node::default()
-        }),
-        Kind::Vrf(api::Vrf {
-            name: "default".into(),
-            vnis: vec![1],
-            gateway_addresses: vec![bytes(GATEWAY)],
-            gateway_mac: mac(GATEWAY),
-            ..api::Vrf::default()
-        }),
-        port("uplink", api::port::Role::Uplink, None),
-        port("default/pod10", api::port::Role::Guest, Some(POD)),
-        port("default/pod11", api::port::Role::Guest, Some(OTHER_POD)),
-        Kind::Tunnel(api::Tunnel {
-            name: "peer/ipv4".into(),
-            remote: bytes(PEER),
-            vni: 1,
-            remote_router_mac: mac(PEER),
-            ..api::Tunnel::default()
-        }),
-        Kind::Route(api::Route {
-            key: Some(api::RouteKey { vrf: 0, prefix: Some(prefix) }),
-            next_hops: vec![api::NextHop {
-                via: Some(api::next_hop::Via::Tunnel("peer/ipv4".into())),
-            }],
-        }),
-    ];
-    kinds.map(|kind| api::Object { kind: Some(kind) }).into()
+pub fn frames(way: Way, count: u32, frame_bytes: usize) -> Vec<Vec<u8>> {
+    (0..count).map(|flow| traffic::frame(way, 0, flow, frame_bytes)).collect()
 }

@@ -63,6 +63,9 @@ pub enum Way {
 }
 
 impl Way {
+    /// Every way.
+    pub const ALL: [Self; 4] = [Self::PodToPod, Self::PodToPodV6, Self::Encap, Self::Decap];
+
     /// The port that packets from or to `pod` come in on.
     #[must_use]
     pub fn ingress(self, pod: u8) -> String {
@@ -339,11 +342,9 @@ mod tests {
 
     use super::*;
 
-    const WAYS: [Way; 4] = [Way::PodToPod, Way::PodToPodV6, Way::Encap, Way::Decap];
-
     #[test]
     fn a_frame_has_the_size_asked_for() {
-        for way in WAYS {
+        for way in Way::ALL {
             for bytes in [64, 1514, 9014] {
                 assert_eq!(frame(way, 0, 7, bytes).len(), bytes + way.bytes_around(), "{way:?}");
             }
@@ -352,7 +353,7 @@ mod tests {
 
     #[test]
     fn flows_are_distinct() {
-        for way in WAYS {
+        for way in Way::ALL {
             let frames: HashSet<Vec<u8>> = (0..FLOWS_MAX)
                 .step_by(257)
                 .chain(0..20_000)

@@ -11,7 +11,10 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use perf::bench_node::{BenchNode, Way, frames};
+use perf::{
+    bench_node::{BenchNode, frames},
+    traffic::Way,
+};
 
 struct Counting;
 
@@ -48,13 +51,13 @@ fn allocations(node: &mut BenchNode, way: Way, frames: &[Vec<u8>]) -> u64 {
 #[test]
 fn no_packet_costs_an_allocation() {
     let mut node = BenchNode::new(1 << 14).unwrap();
-    for way in [Way::PodToPod, Way::Encap, Way::Decap] {
-        let new = frames(way, 4096, 18);
-        let large = frames(way, 4096, 1300);
+    for way in Way::ALL {
+        let new = frames(way, 4096, 64);
+        let large = frames(way, 4096, 1342);
         assert_eq!(allocations(&mut node, way, &new), 0, "{way:?}: first packets");
         assert_eq!(allocations(&mut node, way, &large), 0, "{way:?}: known flows");
         // More flows than the table holds.
-        let flood = frames(way, 40_000, 18);
+        let flood = frames(way, 40_000, 64);
         assert_eq!(allocations(&mut node, way, &flood), 0, "{way:?}: a full table");
         let mut expired = large;
         for frame in &mut expired {

@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::{
-    compare::options::CompareOptions, pipeline::options::PipelineOptions, pktgen::PktgenOptions,
+    compare::options::CompareOptions, instructions::InstructionsOptions,
+    pipeline::options::PipelineOptions, pktgen::PktgenOptions,
 };
 
 const AFTER_HELP: &str = "\
@@ -39,6 +40,9 @@ pub(crate) enum Command {
     Pktgen(Box<PktgenOptions>),
     /// The engine beside Open vSwitch with DPDK and other dataplanes, in turns.
     Compare(CompareOptions),
+    /// A piece of work that is always the same, for `scripts/bench --gate` to count instructions of.
+    #[command(hide = true)]
+    Instructions(InstructionsOptions),
     /// Prints completions for a shell.
     Completions {
         /// Which shell.

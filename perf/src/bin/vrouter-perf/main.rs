@@ -5,6 +5,7 @@ mod cli;
 mod compare;
 mod flowtable;
 mod interrupt;
+mod instructions;
 mod pipeline;
 mod pktgen;
 mod report;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         Command::Flowtable(options) => flowtable::run(options).map(|()| ExitCode::SUCCESS),
         Command::Pktgen(options) => pktgen::run(options),
         Command::Compare(options) => compare::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Instructions(options) => instructions::run(options).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             clap_complete::generate(
                 *shell,
