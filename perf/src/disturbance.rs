@@ -47,6 +47,16 @@ impl Watch {
 }
 
 impl Disturbance {
+    /// What happened in this time, and in another.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            preemptions: self.preemptions + other.preemptions,
+            is_shared: self.is_shared || other.is_shared,
+            is_stolen: self.is_stolen || other.is_stolen,
+        }
+    }
+
     fn between(before: &Counts, after: &Counts) -> Self {
         let since = |read: fn(&Counts) -> u64| read(after).saturating_sub(read(before));
         let (ran, waited) = (since(|it| it.ran_nanoseconds), since(|it| it.waited_nanoseconds));

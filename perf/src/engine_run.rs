@@ -6,10 +6,13 @@
 
 use std::{
     collections::HashMap,
+    hint::black_box,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
+use control_api::engine as api;
 use vrouter::{
     config::Batch,
     engine::{ApplyError, Engine, EngineConfig, StartError},
@@ -20,7 +23,7 @@ use vrouter::{
     placement::WorkerPlace,
     port::pcap::{PcapInput, PcapOpener, PcapPortConfig, Repeat, file::Captured},
     runtime::StopError,
-    stats::Balance,
+    stats::{Balance, PortTotals},
     trace::DropTrace,
 };
 
@@ -46,10 +49,8 @@ pub type Inputs = HashMap<String, Arc<[Captured]>>;
 pub struct RunConfig {
     /// Pods of the node.
     pub pods: u8,
-    /// IPv4 connections that the flow table holds.
-    pub ipv4_connections_max: u32,
-    /// IPv6 connections that the flow table holds.
-    pub ipv6_connections_max: u32,
+    /// IPv4 and IPv6 connections that the flow table holds.
+    pub connections_max: [u32; 2],
     /// How often the frames come in.
     pub repeat: Repeat,
     /// The worker's CPU.
@@ -79,6 +80,15 @@ pub enum RunError {
     FramesMissing(usize),
 }
 
+/// What an engine counted until it stopped.
+#[derive(Clone, Copy, Debug)]
+pub struct FinalCounts {
+    /// Of all ports together.
+    pub totals: PortTotals,
+    /// Every packet in, every packet out.
+    pub balance: Balance,
+}
+
 /// A running engine.
 pub struct EngineRun {
     engine: Engine<Metered<Pipeline>>,
@@ -101,9 +111,10 @@ impl EngineRun {
         meter: &Arc<Meter>,
         allocations: fn() -> u64,
     ) -> Result<Self, RunError> {
+        let [ipv4_connections_max, ipv6_connections_max] = config.connections_max;
         let flows = Arc::new(Flows::create(&flowtable::Config {
-            ipv4_connections_max: config.ipv4_connections_max,
-            ipv6_connections_max: config.ipv6_connections_max,
+            ipv4_connections_max,
+            ipv6_connections_max,
             fragments_max: FRAGMENTS_MAX,
             hash_key: HASH_KEY,
             memory: flowtable::Memory::Memfd { huge_pages: true },
@@ -134,9 +145,7 @@ impl EngineRun {
     fn configure(&mut self, config: &RunConfig) -> Result<(), RunError> {
         let mut batch = Batch::new(1, true);
         let upserts = traffic::objects(config.pods);
-        batch
-            .push(control_api::engine::ObjectBatch { upserts, deletes: vec![] })
-            .map_err(ApplyError::from)?;
+        batch.push(api::ObjectBatch { upserts, deletes: vec![] }).map_err(ApplyError::from)?;
         let accepted = self.engine.accept(batch).map_err(ApplyError::from)?;
         if let Some((uplink, _)) = self.engine.config().port_by_name("uplink") {
             let (remote, adjacency) = traffic::adjacency(uplink);
@@ -156,7 +165,7 @@ impl EngineRun {
     /// Fails if the worker has not gone on for long.
     pub fn tick(&mut self) -> Result<(), RunError> {
         self.engine.tick(|_| ());
-        std::thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
         let packets = self.packets();
         if packets != self.progress.1 {
             self.progress = (Instant::now(), packets);
@@ -170,10 +179,31 @@ impl EngineRun {
         self.engine.stats().workers().iter().map(|worker| worker.activity().packets).sum()
     }
 
-    /// Packets that were dropped so far.
+    /// What all ports counted so far.
     #[must_use]
-    pub fn drops(&self) -> u64 {
-        self.engine.stats().all_ports().dropped()
+    pub fn totals(&self) -> PortTotals {
+        self.engine.stats().all_ports()
+    }
+
+    /// Changes the configuration, in one batch.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the batch is not possible, or the worker does not take it over.
+    pub fn apply(
+        &mut self,
+        upserts: Vec<api::Object>,
+        deletes: Vec<api::ObjectKey>,
+    ) -> Result<(), RunError> {
+        let mut batch = Batch::new(self.engine.config().generation() + 1, false);
+        batch.push(api::ObjectBatch { upserts, deletes }).map_err(ApplyError::from)?;
+        self.engine.apply(batch)?;
+        Ok(())
+    }
+
+    /// Reads every counter that the operator can see.
+    pub fn scrape(&self) {
+        black_box((self.engine.ports(), self.engine.workers(), self.engine.stats().balance()));
     }
 
     /// The flow table.
@@ -188,19 +218,19 @@ impl EngineRun {
         &self.meter
     }
 
-    /// Stops the engine; returns its packets, all of which are accounted for.
+    /// Stops the engine, whose packets are all accounted for then.
     ///
     /// # Errors
     ///
     /// Fails if a packet or a frame was lost without a trace.
-    pub fn stop(self) -> Result<Balance, RunError> {
+    pub fn stop(self) -> Result<FinalCounts, RunError> {
         let stopped = self.engine.stop()?;
         let balance = stopped.stats.balance();
         if balance.under_way() != 0 {
             return Err(RunError::Unbalanced(balance));
         }
         match stopped.frames_missing {
-            0 => Ok(balance),
+            0 => Ok(FinalCounts { totals: stopped.stats.all_ports(), balance }),
             frames => Err(RunError::FramesMissing(frames)),
         }
     }

@@ -67,10 +67,16 @@ impl Meter {
         self.packets_per_sample.store(packets_per_sample.max(1), Relaxed);
     }
 
+    /// How many samples are taken.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.taken.load(Acquire)
+    }
+
     /// The samples, once all are taken.
     #[must_use]
     pub fn samples(&self) -> Option<Vec<Sample>> {
-        let is_done = self.taken.load(Acquire) == self.samples.len();
+        let is_done = self.taken() == self.samples.len();
         is_done.then(|| self.samples.iter().filter_map(OnceLock::get).copied().collect())
     }
 

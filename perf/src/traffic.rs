@@ -18,8 +18,15 @@ use encap::{
 };
 use vrouter::{next_hop::Adjacency, port::PortRef};
 
-/// Flows that there can be of one way: as many as ports tell apart.
-pub const FLOWS_MAX: u32 = 1 << 24;
+/// Flows that there can be of one way: a flow table that is half full of them is as large as one
+/// can be.
+pub const FLOWS_MAX: u32 = 1 << 23;
+
+/// Pods that packets come from or go to at most. The last one's next is the first.
+pub const PODS_MAX: u8 = 19;
+
+/// The name of the tunnel to the other node.
+pub const TUNNEL: &str = "peer/ipv4";
 
 /// This node's tunnel endpoint.
 const OWN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -134,13 +141,15 @@ pub fn adjacency(uplink: PortRef) -> (IpAddr, Adjacency) {
     (PEER.into(), adjacency)
 }
 
-/// The frame of a flow as it comes in: from `pod`, or out of the tunnel to it.
+/// The frame of a flow as it comes in: from a pod to the next one, or into the tunnel,
+/// or out of the tunnel to that pod.
 ///
 /// `frame_bytes` is the size of the pods' frame, from its MAC addresses on and without frame check
 /// sequence; what a tunnel puts around it comes on top. Sizes that [`Way::check_frame_bytes`]
 /// refuses become the next possible one.
 #[must_use]
 pub fn frame(way: Way, pod: u8, flow: u32, frame_bytes: usize) -> Vec<u8> {
+    let next_pod = (pod + 1) % PODS_MAX;
     let ports = ports(flow);
     let payload = vec![0x5a; frame_bytes.saturating_sub(way.header_bytes())];
     let far_pod = Ipv4Addr::new(10, 244, 2, far(flow));
@@ -148,11 +157,11 @@ pub fn frame(way: Way, pod: u8, flow: u32, frame_bytes: usize) -> Vec<u8> {
     let from_pod = (MacAddress::from_ip(pod_v4(pod).into()), gateway_mac);
     match way {
         Way::PodToPod => {
-            let ends = (pod_v4(pod).into(), pod_v4(pod + 1).into());
+            let ends = (pod_v4(pod).into(), pod_v4(next_pod).into());
             udp(from_pod, ends, ports, &payload)
         }
         Way::PodToPodV6 => {
-            let ends = (pod_v6(pod).into(), pod_v6(pod + 1).into());
+            let ends = (pod_v6(pod).into(), pod_v6(next_pod).into());
             udp(from_pod, ends, ports, &payload)
         }
         Way::Encap => udp(from_pod, (pod_v4(pod).into(), far_pod.into()), ports, &payload),
@@ -192,9 +201,7 @@ pub fn objects(pods: u8) -> Vec<api::Object> {
     let route = |address, length| {
         Kind::Route(api::Route {
             key: Some(api::RouteKey { vrf: 0, prefix: Some(api::Prefix { address, length }) }),
-            next_hops: vec![api::NextHop {
-                via: Some(api::next_hop::Via::Tunnel("peer/ipv4".into())),
-            }],
+            next_hops: vec![api::NextHop { via: Some(api::next_hop::Via::Tunnel(TUNNEL.into())) }],
         })
     };
     let node = [
@@ -214,7 +221,7 @@ pub fn objects(pods: u8) -> Vec<api::Object> {
         }),
         port("uplink".into(), api::port::Role::Uplink, vec![], vec![]),
         Kind::Tunnel(api::Tunnel {
-            name: "peer/ipv4".into(),
+            name: TUNNEL.into(),
             remote: v4(PEER),
             vni: 1,
             remote_router_mac: mac(PEER),
@@ -362,7 +369,7 @@ mod tests {
             let flows: HashSet<u32> = (0..FLOWS_MAX).step_by(257).chain(0..20_000).collect();
             assert_eq!(frames.len(), flows.len(), "{way:?}");
         }
-        assert_eq!(ports(FLOWS_MAX - 1), (1024 + 16_383, 5000 + 1023));
+        assert_eq!(ports(FLOWS_MAX - 1), (1024 + 16_383, 5000 + 511));
     }
 
     #[test]

@@ -40,6 +40,17 @@ impl Progress {
     }
 }
 
+/// Finds out, before anything is measured, whether the results can be written.
+pub(crate) fn check_json(json: Option<&Path>) -> io::Result<()> {
+    let Some(path) = json.filter(|path| *path != Path::new("-")) else { return Ok(()) };
+    let opened = fs::OpenOptions::new().create(true).append(true).open(path);
+    opened.map(drop).map_err(|error| about(path, &error))
+}
+
+fn about(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
 /// Writes `rows` as JSON to a file, or to the standard output if that is `-`; whether the standard
 /// output is still free for a table.
 pub(crate) fn write_json(rows: &impl Serialize, json: Option<&Path>) -> io::Result<bool> {
@@ -49,7 +60,7 @@ pub(crate) fn write_json(rows: &impl Serialize, json: Option<&Path>) -> io::Resu
             println!("{text}");
             return Ok(false);
         }
-        Some(path) => fs::write(path, text + "\n")?,
+        Some(path) => fs::write(path, text + "\n").map_err(|error| about(path, &error))?,
         None => {}
     }
     Ok(true)

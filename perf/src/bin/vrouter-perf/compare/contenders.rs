@@ -64,7 +64,7 @@ impl Contender for Ours<'_> {
 
     fn measure(&mut self, case: CompareCase, time: Duration) -> anyhow::Result<Measured> {
         let options = PipelineOptions::one_window(self.setup.frame_bytes, time.as_secs_f64());
-        let row = pipeline::measure(case.ours(), self.flows, &options, &self.setup.pipeline)?;
+        let row = pipeline::measure_case(case.ours(), self.flows, &options, &self.setup.pipeline)?;
         Ok(Measured {
             cycles_per_packet: row.cycles_per_packet.median,
             is_disturbed: row.is_disturbed(),

@@ -3,24 +3,34 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use perf::traffic::{FLOWS_MAX, Way};
+use perf::traffic::{FLOWS_MAX, FrameSizeError, PODS_MAX, Way};
 
 /// Flows, unless told otherwise.
 const FLOWS: [u32; 3] = [1, 10_000, 1 << 20];
 /// First packets that one run needs at least: a few bursts a window.
 const NEW_FLOWS_MIN: u32 = 8192;
+/// Ports of the mix besides the uplink.
+pub(super) const MIX_PODS: u8 = PODS_MAX;
+/// Flows of the mix at least: each of the four ways from, or to, each pod.
+const MIX_FLOWS_MIN: u32 = 4 * MIX_PODS as u32;
 
 #[derive(Args, Debug)]
 pub(crate) struct PipelineOptions {
     /// Only this case; may be repeated.
-    #[arg(long = "case", value_name = "NAME")]
+    #[arg(long = "case", value_name = "NAME", conflicts_with = "pcap")]
     cases: Vec<PipelineCase>,
-    /// With so many flows, in random order; may be repeated. Default: 1, 10,000 and 1 Mi.
-    #[arg(long, value_name = "N")]
+    /// With so many flows, in random order; may be repeated. Default: 1, 10,000 and 1 Mi, as far as
+    /// the case can have them.
+    #[arg(long, value_name = "N", conflicts_with = "pcap")]
     flows: Vec<u32>,
     /// The size of pods' frames, without frame check sequence and tunnel headers.
-    #[arg(long = "frame", value_name = "BYTES", default_value_t = 64)]
+    #[arg(long = "frame", value_name = "BYTES", default_value_t = 64, conflicts_with = "pcap")]
     pub(crate) frame_bytes: usize,
+    /// Your own frames instead of a case: of this capture file, round and round. They come from a
+    /// pod (10.244.1.10, `fd00:10:244:1::a`) beside another one (10.244.1.11, `fd00:10:244:1::b`); what
+    /// the node does not forward is dropped and counted.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pcap: Option<PathBuf>,
     /// How long each is measured, after the warm-up.
     #[arg(long, value_name = "S", default_value_t = 2.0, value_parser = parse_seconds)]
     pub(crate) seconds: f64,
@@ -49,11 +59,23 @@ pub(crate) enum PipelineCase {
     VxlanDecap,
     /// First packets, IPv4 from pod to pod: decided, inserted for both directions, and sent.
     NewFlow,
+    /// All of these ways at once, between 20 ports.
+    Mix,
+    /// As ipv4-routed, while 10,000 routes a second change and all counters are read each second;
+    /// beside the same without, in turn.
+    Churn,
 }
 
 impl PipelineCase {
-    const ALL: [Self; 5] =
-        [Self::Ipv4Routed, Self::Ipv6Routed, Self::VxlanEncap, Self::VxlanDecap, Self::NewFlow];
+    const ALL: [Self; 7] = [
+        Self::Ipv4Routed,
+        Self::Ipv6Routed,
+        Self::VxlanEncap,
+        Self::VxlanDecap,
+        Self::NewFlow,
+        Self::Mix,
+        Self::Churn,
+    ];
 
     /// Its name in results.
     pub(crate) fn name(self) -> &'static str {
@@ -63,16 +85,32 @@ impl PipelineCase {
             Self::VxlanEncap => "vxlan-encap",
             Self::VxlanDecap => "vxlan-decap",
             Self::NewFlow => "new-flow",
+            Self::Mix => "mix",
+            Self::Churn => "churn",
         }
     }
 
-    /// The way of its packets.
-    pub(crate) fn way(self) -> Way {
+    /// The ways of its packets.
+    pub(crate) fn ways(self) -> &'static [Way] {
         match self {
-            Self::Ipv4Routed | Self::NewFlow => Way::PodToPod,
-            Self::Ipv6Routed => Way::PodToPodV6,
-            Self::VxlanEncap => Way::Encap,
-            Self::VxlanDecap => Way::Decap,
+            Self::Ipv4Routed | Self::NewFlow | Self::Churn => &[Way::PodToPod],
+            Self::Ipv6Routed => &[Way::PodToPodV6],
+            Self::VxlanEncap => &[Way::Encap],
+            Self::VxlanDecap => &[Way::Decap],
+            Self::Mix => &Way::ALL,
+        }
+    }
+
+    /// The way of its packets, or the first of them.
+    pub(crate) fn way(self) -> Way {
+        self.ways().first().copied().unwrap_or(Way::PodToPod)
+    }
+
+    fn flows_min(self) -> u32 {
+        match self {
+            Self::NewFlow => NEW_FLOWS_MIN,
+            Self::Mix => MIX_FLOWS_MIN,
+            _ => 1,
         }
     }
 }
@@ -80,13 +118,13 @@ impl PipelineCase {
 /// What was asked for cannot be measured.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OptionsError {
-    #[error("{flows} flows are not possible: at least {min}, at most {FLOWS_MAX}")]
-    Flows { flows: u32, min: u32 },
+    #[error("{case} with {flows} flows is not possible: at least {min}, at most {FLOWS_MAX}")]
+    Flows { case: &'static str, flows: u32, min: u32 },
     #[error("{case} cannot have such frames")]
     Frame {
         case: &'static str,
         #[source]
-        source: perf::traffic::FrameSizeError,
+        source: FrameSizeError,
     },
 }
 
@@ -94,31 +132,40 @@ impl PipelineOptions {
     /// For one window of one case.
     pub(crate) fn one_window(frame_bytes: usize, seconds: f64) -> Self {
         let (cases, flows) = (Vec::new(), Vec::new());
-        Self { cases, flows, frame_bytes, seconds, rounds: 1, cpu: None, json: None }
+        Self { cases, flows, frame_bytes, pcap: None, seconds, rounds: 1, cpu: None, json: None }
     }
 
     /// All cases with all numbers of flows.
     pub(crate) fn cases(&self) -> Result<Vec<(PipelineCase, u32)>, OptionsError> {
         let cases = if self.cases.is_empty() { &PipelineCase::ALL[..] } else { &self.cases };
+        let flows = if self.flows.is_empty() { &FLOWS[..] } else { &self.flows };
         let mut all = Vec::new();
         for &case in cases {
-            case.way()
-                .check_frame_bytes(self.frame_bytes)
-                .map_err(|source| OptionsError::Frame { case: case.name(), source })?;
-            let min = if case == PipelineCase::NewFlow { NEW_FLOWS_MIN } else { 1 };
-            let flows = if self.flows.is_empty() { &FLOWS[..] } else { &self.flows };
-            let is_possible = |flows: &u32| (min..=FLOWS_MAX).contains(flows);
-            // Where nobody asked for the two together, what is not possible is left out.
-            let is_asked = !self.cases.is_empty() && !self.flows.is_empty();
-            let impossible = flows.iter().find(|flows| !is_possible(flows));
-            if let Some(&flows) =
-                impossible.filter(|flows| is_asked || **flows >= min || **flows == 0)
-            {
-                return Err(OptionsError::Flows { flows, min });
+            for way in case.ways() {
+                way.check_frame_bytes(self.frame_bytes)
+                    .map_err(|source| OptionsError::Frame { case: case.name(), source })?;
             }
-            all.extend(flows.iter().filter(|flows| is_possible(flows)).map(|flows| (case, *flows)));
+            for &flows in flows {
+                match self.check_flows(case, flows) {
+                    Ok(true) => all.push((case, flows)),
+                    Ok(false) => {}
+                    Err(error) => return Err(error),
+                }
+            }
         }
         Ok(all)
+    }
+
+    /// Whether a case can have so many flows. An error if both were asked for; where one of them is
+    /// a default, it is left out.
+    fn check_flows(&self, case: PipelineCase, flows: u32) -> Result<bool, OptionsError> {
+        let min = case.flows_min();
+        let is_never_possible = flows == 0 || flows > FLOWS_MAX;
+        let is_asked = !self.cases.is_empty() && !self.flows.is_empty();
+        if is_never_possible || flows < min && is_asked {
+            return Err(OptionsError::Flows { case: case.name(), flows, min });
+        }
+        Ok(flows >= min)
     }
 }
 
@@ -131,7 +178,19 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: PipelineOptions,
+    }
+
+    fn cases(arguments: &[&str]) -> Result<Vec<(PipelineCase, u32)>, OptionsError> {
+        Line::try_parse_from([&["x"], arguments].concat()).unwrap().options.cases()
+    }
 
     #[test]
     fn cases_are_called_alike_in_options_and_results() {
@@ -139,5 +198,31 @@ mod tests {
             let option = case.to_possible_value().unwrap();
             assert_eq!(option.get_name(), case.name());
         }
+    }
+
+    #[test]
+    fn a_case_leaves_out_default_flows_that_it_cannot_have() {
+        let new_flow = PipelineCase::NewFlow;
+        assert_eq!(
+            cases(&["--case", "new-flow"]).unwrap(),
+            [(new_flow, 10_000), (new_flow, 1 << 20)]
+        );
+        let names: Vec<_> =
+            cases(&["--flows", "1"]).unwrap().iter().map(|(case, _)| case.name()).collect();
+        assert_eq!(names, ["ipv4-routed", "ipv6-routed", "vxlan-encap", "vxlan-decap", "churn"]);
+    }
+
+    #[test]
+    fn what_was_asked_for_and_cannot_be_is_an_error() {
+        let message = |arguments: &[&str]| cases(arguments).unwrap_err().to_string();
+        assert_eq!(
+            message(&["--case", "new-flow", "--flows", "1"]),
+            "new-flow with 1 flows is not possible: at least 8192, at most 8388608"
+        );
+        assert!(message(&["--flows", "0"]).contains("0 flows is not possible"));
+        assert!(message(&["--flows", "8388609"]).contains("at most 8388608"));
+        assert_eq!(message(&["--frame", "61"]), "ipv6-routed cannot have such frames");
+        assert!(cases(&["--frame", "61", "--case", "ipv4-routed"]).is_ok());
+        assert!(cases(&["--frame", "65549", "--case", "vxlan-encap"]).is_err());
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn show(setting: &Setting, rows: &[Row], json: Option<&Path>) -> io::
             row.mpps,
             row.allocations_per_packet,
             row.drops,
-            row.marks.join(", "),
+            remarks(row).join(", "),
         );
     }
     println!(
@@ -43,4 +43,23 @@ pub(super) fn show(setting: &Setting, rows: &[Row], json: Option<&Path>) -> io::
          QUARTER: a quarter of the windows took less."
     );
     Ok(())
+}
+
+/// The marks, with the figures that belong to them.
+fn remarks(row: &Row) -> Vec<String> {
+    let churn = row.quiet_cycles_per_packet.zip(row.updates_per_second).map(|(quiet, rate)| {
+        let more = (row.cycles_per_packet.median / quiet.median - 1.0) * 100.0;
+        format!("{:.1} without churn ({more:+.1} %), {rate:.0} updates/s", quiet.median)
+    });
+    let mark = |mark: &&str| match *mark {
+        "dropped" => {
+            let reasons = row.drops_by_reason.iter();
+            let reasons: Vec<_> =
+                reasons.map(|(reason, count)| format!("{count} {reason}")).collect();
+            format!("dropped: {}", reasons.join(" "))
+        }
+        "preempted" => format!("preempted {} times", row.preemptions),
+        mark => mark.to_owned(),
+    };
+    churn.into_iter().chain(row.marks.iter().map(mark)).collect()
 }

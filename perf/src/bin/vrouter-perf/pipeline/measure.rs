@@ -1,0 +1,253 @@
+//! One engine, warmed up and measured.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{bail, ensure};
+use perf::{
+    disturbance::{Disturbance, Watch},
+    engine_run::EngineRun,
+    meter::{Meter, Sample},
+};
+use vrouter::{drops::DropReason, stats::PortTotals};
+
+use super::{churn::Churn, workload::Workload};
+use crate::allocations::allocations_of_this_thread;
+
+/// How long the warm-up takes at least, however few flows there are.
+const WARM_UP: Duration = Duration::from_millis(50);
+/// Rounds of all packets in which a new flow must turn up, or it never will.
+const WARM_UP_ROUNDS_MAX: u64 = 64;
+/// How long it is looked how many packets a window takes.
+const PACE: Duration = Duration::from_millis(20);
+/// First packets that are measured at least; with fewer flows, engines are made anew.
+const FIRST_PACKETS: u32 = 1 << 18;
+/// First packets of an engine that find everything cold, and are not measured: a share of them.
+const COLD_SHARE: u64 = 16;
+/// Windows of churn, and windows without, in a row; the first of each is not counted, since the
+/// change from one to the other is in it.
+const CHURN_BLOCK: usize = 4;
+
+/// What was measured, of one engine or of several.
+#[derive(Debug, Default)]
+pub(super) struct Measured {
+    /// Cycles a packet, by window.
+    pub(super) windows: Vec<f64>,
+    /// The same of windows without churn, where the others have it.
+    pub(super) quiet: Vec<f64>,
+    /// Packets in all windows.
+    pub(super) packets: u64,
+    /// Allocations of the worker in all windows.
+    pub(super) allocations: u64,
+    /// Dropped packets since the warm-up, by reason.
+    pub(super) drops: BTreeMap<&'static str, u64>,
+    pub(super) disturbance: Disturbance,
+    /// Flows that the engine knew at the end.
+    pub(super) flows: u32,
+    pub(super) updates_per_second: Option<f64>,
+}
+
+/// Measures in windows of `seconds` each.
+pub(super) fn measure(
+    workload: &Workload,
+    windows: u32,
+    seconds: f64,
+    is_churned: bool,
+) -> anyhow::Result<Measured> {
+    let mut measured = Measured::default();
+    if workload.is_of_first_packets() {
+        let flows = workload.flows.unwrap_or(1);
+        for _ in 0..FIRST_PACKETS.div_ceil(flows) {
+            let warm = u64::from(flows) - u64::from(flows) / COLD_SHARE;
+            first_packets(&mut measured, workload, windows, warm / u64::from(windows))?;
+        }
+    } else {
+        known_flows(&mut measured, workload, windows as usize, seconds, is_churned)?;
+    }
+    Ok(measured)
+}
+
+fn first_packets(
+    measured: &mut Measured,
+    workload: &Workload,
+    windows: u32,
+    packets_per_window: u64,
+) -> anyhow::Result<()> {
+    let meter = Meter::new(windows as usize + 1);
+    // What comes in before the first sample is cold.
+    meter.start(packets_per_window);
+    let mut run = start(workload, &meter)?;
+    let watch = Watch::begin(meter.thread(), workload.config.cpu);
+    let samples = wait_for_samples(&mut run, |_, _| Ok(()))?;
+    measured.take_disturbance(watch.end());
+    measured.take_samples(&samples, |_| Some(false));
+    measured.finish(run, workload, &PortTotals::default())
+}
+
+fn known_flows(
+    measured: &mut Measured,
+    workload: &Workload,
+    windows: usize,
+    seconds: f64,
+    is_churned: bool,
+) -> anyhow::Result<()> {
+    // As many windows count with churn as without.
+    let blocks = 2 * windows.div_ceil(CHURN_BLOCK - 1);
+    let windows = if is_churned { blocks * CHURN_BLOCK } else { windows };
+    let meter = Meter::new(windows + 1);
+    let mut run = start(workload, &meter)?;
+    warm_up(&mut run, workload)?;
+    let packets = pace(&mut run, seconds)?;
+    let (totals, misses_before) = (run.totals(), run.flows().table().counters().misses);
+    let watch = Watch::begin(meter.thread(), workload.config.cpu);
+    meter.start(packets);
+    let mut churn = Churn::default();
+    let samples = wait_for_samples(&mut run, |run, window| {
+        if is_churned && is_in_churn(window) {
+            return Ok(churn.go_on(run)?);
+        }
+        churn.pause();
+        Ok(())
+    })?;
+    churn.pause();
+    measured.take_disturbance(watch.end());
+    if is_churned {
+        measured.updates_per_second = Some(churn.updates_per_second());
+        let is_first = |window: usize| window.is_multiple_of(CHURN_BLOCK);
+        measured.take_samples(&samples, |window| (!is_first(window)).then(|| !is_in_churn(window)));
+    } else {
+        measured.take_samples(&samples, |_| Some(false));
+    }
+    let missed = run.flows().table().counters().misses - misses_before;
+    ensure!(
+        workload.flows.is_none() || missed == 0,
+        "{missed} packets of known flows found no flow: the flow table lost them"
+    );
+    measured.finish(run, workload, &totals)
+}
+
+fn is_in_churn(window: usize) -> bool {
+    !(window / CHURN_BLOCK).is_multiple_of(2)
+}
+
+fn start(workload: &Workload, meter: &Arc<Meter>) -> anyhow::Result<EngineRun> {
+    let Workload { config, inputs, .. } = workload;
+    Ok(EngineRun::start(config, inputs, meter, allocations_of_this_thread)?)
+}
+
+/// Until every flow is known, and caches and predictors are warm.
+fn warm_up(run: &mut EngineRun, workload: &Workload) -> anyhow::Result<()> {
+    let frames: usize = workload.inputs.values().map(|frames| frames.len()).sum();
+    // Each port gives as many packets, however many frames it has.
+    let round = (frames as u64 * workload.inputs.len() as u64).max(4096);
+    let start = Instant::now();
+    while run.packets() < 2 * round || start.elapsed() < WARM_UP {
+        run.tick()?;
+    }
+    let Some(flows) = workload.flows else { return Ok(()) };
+    let mut known = run.flows().table().len();
+    let mut packets_max = run.packets() + WARM_UP_ROUNDS_MAX * round;
+    while known < flows {
+        let now_known = run.flows().table().len();
+        if now_known > known {
+            (known, packets_max) = (now_known, run.packets() + WARM_UP_ROUNDS_MAX * round);
+        } else if run.packets() > packets_max {
+            let (packets, drops) = (run.packets(), run.totals().dropped());
+            bail!(
+                "after {packets} packets {known} of {flows} flows are known, and {drops} packets \
+                 were dropped"
+            );
+        }
+        run.tick()?;
+    }
+    Ok(())
+}
+
+/// How many packets a window of `seconds` takes.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts far below 2^52"
+)]
+fn pace(run: &mut EngineRun, seconds: f64) -> anyhow::Result<u64> {
+    let (start, packets) = (Instant::now(), run.packets());
+    while start.elapsed() < PACE || run.packets() == packets {
+        run.tick()?;
+    }
+    let took = start.elapsed().as_secs_f64();
+    Ok(((run.packets() - packets) as f64 / took * seconds) as u64)
+}
+
+/// Lets the engine run until all samples are taken; calls `on_tick` with the window that it is in.
+fn wait_for_samples(
+    run: &mut EngineRun,
+    mut on_tick: impl FnMut(&mut EngineRun, usize) -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<Sample>> {
+    loop {
+        if let Some(samples) = run.meter().samples() {
+            return Ok(samples);
+        }
+        let window = run.meter().taken().saturating_sub(1);
+        on_tick(run, window)?;
+        run.tick()?;
+    }
+}
+
+impl Measured {
+    fn take_disturbance(&mut self, more: Disturbance) {
+        self.disturbance = self.disturbance.and(more);
+    }
+
+    /// `is_quiet` tells what to do with a window: `None` leaves it out.
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    fn take_samples(&mut self, samples: &[Sample], is_quiet: impl Fn(usize) -> Option<bool>) {
+        for (window, pair) in samples.windows(2).enumerate() {
+            let [from, to] = pair else { continue };
+            let packets = to.packets.saturating_sub(from.packets);
+            self.packets += packets;
+            self.allocations += to.allocations.saturating_sub(from.allocations);
+            let cycles = to.cycles.saturating_sub(from.cycles) as f64 / packets.max(1) as f64;
+            match is_quiet(window) {
+                Some(true) => self.quiet.push(cycles),
+                Some(false) => self.windows.push(cycles),
+                None => {}
+            }
+        }
+    }
+
+    /// Stops the engine and checks that it has lost nothing.
+    fn finish(
+        &mut self,
+        run: EngineRun,
+        workload: &Workload,
+        before: &PortTotals,
+    ) -> anyhow::Result<()> {
+        let flows = Arc::clone(run.flows());
+        let stopped = run.stop()?;
+        for reason in DropReason::ALL {
+            let drops = stopped.totals.dropped_for(*reason) - before.dropped_for(*reason);
+            if drops > 0 {
+                *self.drops.entry(reason.label()).or_default() += drops;
+            }
+        }
+        self.flows = flows.table().len();
+        let Some(expected) = workload.flows else { return Ok(()) };
+        let (received, dropped) = (stopped.totals.rx_packets, stopped.totals.dropped());
+        let sent = stopped.totals.tx_packets;
+        ensure!(
+            received == sent + dropped,
+            "{received} packets came in, {sent} went out and {dropped} were dropped"
+        );
+        let expected = received.min(u64::from(expected));
+        ensure!(
+            u64::from(self.flows) == expected || dropped > 0,
+            "there are {} flows in the table, not {expected}",
+            self.flows
+        );
+        Ok(())
+    }
+}
