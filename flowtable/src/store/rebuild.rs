@@ -3,13 +3,28 @@
 
 use super::Store;
 use crate::{
-    connection::Life,
+    connection::Connection,
     entry::{CONNECTIONS_MAX, Direction, EntryIndex, EntryView, Owner},
     free_list::{BATCH, FreeList, Links},
+    hash::FlowHash,
     key::Family,
     sync::{Relaxed, Release},
     worker::per_family,
 };
+
+/// Connections that are entered together, as a lookup's burst is: as many cache lines as the
+/// processor fetches at once, and more.
+const STEP: u32 = 32;
+
+/// A connection of an earlier run.
+#[derive(Clone, Copy)]
+struct Survivor {
+    /// Its forward entry.
+    entry: EntryIndex,
+    forward_hash: FlowHash,
+    /// `None` if the key is its own answer, and has one slot.
+    reply_hash: Option<FlowHash>,
+}
 
 impl Store {
     /// Empties buckets and fragments, then enters every connection that lives and is whole; all
@@ -25,17 +40,31 @@ impl Store {
         }
         let mut free_connections = [Vec::new(), Vec::new()];
         let mut used = self.layout.records.map(|records| vec![false; records as usize]);
-        for number in (0..self.layout.connections).rev() {
-            let family = self.layout.family_of(number);
-            if let Some(entry) = self.enter(number) {
-                let used = per_family(&mut used, family);
-                if let Some(used) = used.get_mut(entry.record() as usize) {
-                    *used = true;
-                }
-                self.live(family).fetch_add(1, Relaxed);
-            } else {
-                per_family(&mut free_connections, family).push(number);
+        let mut end = self.layout.connections;
+        while end > 0 {
+            let first = end.saturating_sub(STEP);
+            // What is far apart is asked for ahead: first the entries, then their buckets.
+            for number in first..end {
+                self.prefetch_entries(number);
             }
+            let mut survivors = [None; STEP as usize];
+            for (survivor, number) in survivors.iter_mut().zip(first..end) {
+                *survivor = self.survivor(number);
+            }
+            for (survivor, number) in survivors.iter().zip(first..end).rev() {
+                let family = self.layout.family_of(number);
+                if let Some(entry) = survivor.and_then(|survivor| self.enter(&survivor)) {
+                    let used = per_family(&mut used, family);
+                    if let Some(used) = used.get_mut(entry.record() as usize) {
+                        *used = true;
+                    }
+                    self.live(family).fetch_add(1, Relaxed);
+                } else {
+                    self.end(number);
+                    per_family(&mut free_connections, family).push(number);
+                }
+            }
+            end = first;
         }
         let families = [Family::V4, Family::V6];
         for (family, free) in families.into_iter().zip(&free_connections) {
@@ -51,41 +80,58 @@ impl Store {
         crate::sync::fence(Release);
     }
 
-    /// Enters a connection's keys into the buckets, if it lives and its entries are its own. Else
-    /// it is ended.
-    fn enter(&self, number: u32) -> Option<EntryIndex> {
-        let connection = self.connections.at(number)?;
-        let life = connection.life();
-        if !life.is_alive() {
-            return None;
+    fn prefetch_entries(&self, number: u32) {
+        if let Some(life) = self.connections.at(number).map(Connection::life)
+            && life.is_alive()
+        {
+            self.entries.prefetch(life.entry.with(Direction::Forward));
+            self.entries.prefetch(life.entry.with(Direction::Reply));
         }
-        let entered = self.enter_both(number, life);
-        if entered.is_none() {
-            connection.end(life);
-        }
-        entered
     }
 
-    fn enter_both(&self, number: u32, life: Life) -> Option<EntryIndex> {
+    /// A connection that lives and whose entries are its own. Asks for its buckets.
+    fn survivor(&self, number: u32) -> Option<Survivor> {
         debug_assert!(number < CONNECTIONS_MAX);
+        let life = self.connections.at(number)?.life();
+        if !life.is_alive() || life.entry.family() != self.layout.family_of(number) {
+            return None;
+        }
         let entries = self.both_entries(life)?;
         let generation = life.short_generation();
         let is_own = entries.iter().all(|entry| {
             entry.stamp().owner == Owner::new(number, generation, entry.key().protocol())
         });
-        if !is_own || life.entry.family() != self.layout.family_of(number) {
+        if !is_own {
             return None;
         }
         let [forward, reply] = entries.map(EntryView::key);
-        let hashes = [self.hash.hash(&forward), self.hash.hash(&reply)];
-        let locked = self.lock(hashes[0], hashes[1])?;
-        let first = self.free_place(&locked, hashes[0], None)?;
-        if forward != reply {
-            let second = self.free_place(&locked, hashes[1], Some(first))?;
-            self.fill(second, hashes[1], life.entry.with(Direction::Reply));
+        let [forward_hash, reply_hash] = [forward, reply].map(|key| self.hash.hash(&key));
+        self.prefetch_buckets(forward_hash);
+        self.prefetch_buckets(reply_hash);
+        let reply_hash = (forward != reply).then_some(reply_hash);
+        Some(Survivor { entry: life.entry, forward_hash, reply_hash })
+    }
+
+    /// Enters a connection's keys into the buckets, if there is room.
+    fn enter(&self, survivor: &Survivor) -> Option<EntryIndex> {
+        let &Survivor { entry, forward_hash, reply_hash } = survivor;
+        let locked = self.lock(forward_hash, reply_hash.unwrap_or(forward_hash))?;
+        let first = self.free_place(&locked, forward_hash, None)?;
+        if let Some(hash) = reply_hash {
+            let second = self.free_place(&locked, hash, Some(first))?;
+            self.fill(second, hash, entry.with(Direction::Reply));
         }
-        self.fill(first, hashes[0], life.entry.with(Direction::Forward));
-        Some(life.entry)
+        self.fill(first, forward_hash, entry.with(Direction::Forward));
+        Some(entry)
+    }
+
+    /// Ends a connection that could not be entered.
+    fn end(&self, number: u32) {
+        if let Some(connection) = self.connections.at(number)
+            && connection.life().is_alive()
+        {
+            connection.end(connection.life());
+        }
     }
 }
 

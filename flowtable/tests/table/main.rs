@@ -13,3 +13,4 @@ mod life;
 mod model;
 mod restart;
 mod stress;
+mod volume;
