@@ -1,9 +1,9 @@
 //! Figures of repeated runs.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What repeated runs of one measurement gave.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Figures {
     /// The middle one; of an even number of runs, the mean of the two in the middle.
     pub median: f64,

@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use crate::{
     compare::options::CompareOptions, instructions::InstructionsOptions,
-    pipeline::options::PipelineOptions, pktgen::PktgenOptions,
+    pipeline::options::PipelineOptions, pktgen::PktgenOptions, plot::PlotOptions,
 };
 
 const AFTER_HELP: &str = "\
@@ -43,6 +43,8 @@ pub(crate) enum Command {
     /// A piece of work that is always the same, for `scripts/bench --gate` to count instructions of.
     #[command(hide = true)]
     Instructions(InstructionsOptions),
+    /// A document with charts, of what other commands measured.
+    Plot(PlotOptions),
     /// Prints completions for a shell.
     Completions {
         /// Which shell.

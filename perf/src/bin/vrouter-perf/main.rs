@@ -8,6 +8,7 @@ mod instructions;
 mod interrupt;
 mod pipeline;
 mod pktgen;
+mod plot;
 mod report;
 
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Command::Pktgen(options) => pktgen::run(options),
         Command::Compare(options) => compare::run(options).map(|()| ExitCode::SUCCESS),
         Command::Instructions(options) => instructions::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Plot(options) => plot::run(options).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             clap_complete::generate(
                 *shell,

@@ -113,12 +113,12 @@ impl Contender for Switch<'_> {
             }
             CompareCase::Conntrack => {
                 "Looks the connection up and keeps its state, as we do; no TTL, no MAC address. \
-                 Established by one reply each before. Bursts of 32 from DPDK's net_pcap, each \
+                 Established by replies before. Bursts of 32 from DPDK's net_pcap, each \
                  frame copied once, to net_null; as it is configured by default."
             }
             CompareCase::ConntrackVxlanEncap => {
                 "Looks the connection up and keeps its state, as we do; no TTL. Established by \
-                 one reply each before. Bursts of 32 from DPDK's net_pcap, each frame copied \
+                 replies before. Bursts of 32 from DPDK's net_pcap, each frame copied \
                  once, to net_null; as it is configured by default."
             }
         }

@@ -1,0 +1,112 @@
+//! `vrouter-perf plot`: results as a document with charts. The same results give the same bytes.
+
+mod chart;
+mod compare;
+mod document;
+mod flowtable;
+mod pipeline;
+mod results;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use perf::machine::Machine;
+
+use self::{
+    document::Section,
+    results::{Comparison, FlowtableRow, PipelineRow, read},
+};
+
+#[derive(Args, Debug)]
+pub(crate) struct PlotOptions {
+    /// What `vrouter-perf flowtable --json` wrote.
+    #[arg(long, value_name = "FILE")]
+    flowtable: Option<PathBuf>,
+    /// What `vrouter-perf pipeline --json` wrote.
+    #[arg(long, value_name = "FILE")]
+    pipeline: Option<PathBuf>,
+    /// What `vrouter-perf compare --json` wrote.
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    /// What was measured, and when: a line of the document.
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+    /// The folder that the charts go to.
+    #[arg(long, value_name = "FOLDER", default_value = "docs/plots")]
+    plots: PathBuf,
+    /// The document.
+    #[arg(long, value_name = "FILE", default_value = "docs/benchmarks.md")]
+    document: PathBuf,
+}
+
+const HEAD: &str = "\
+<!-- Made by scripts/bench. Changes by hand are lost with its next run. -->
+
+# Benchmarks
+
+`scripts/bench` installs what it takes, measures all of this, and writes this file. Figures depend on \
+the machine: compare those of one run with each other, not with another run's or another machine's.
+
+[Flow table](#flow-table) · [Pipeline](#pipeline) · [Other dataplanes](#other-dataplanes)";
+
+pub(crate) fn run(options: &PlotOptions) -> anyhow::Result<()> {
+    let flowtable: Option<Vec<FlowtableRow>> = read(options.flowtable.as_deref())?;
+    let pipeline: Option<Vec<PipelineRow>> = read(options.pipeline.as_deref())?;
+    let comparison: Option<Comparison> = read(options.compare.as_deref())?;
+    if flowtable.is_none() && pipeline.is_none() && comparison.is_none() {
+        bail!("there is nothing to plot; give results with --flowtable, --pipeline or --compare");
+    }
+    let plots = relative(&options.plots, &options.document);
+    let sections = [
+        head(options.note.as_deref(), comparison.as_ref().map(|it| &it.machine)),
+        flowtable::section(flowtable.as_deref(), &plots),
+        pipeline::section(pipeline.as_deref(), &plots),
+        compare::section(comparison.as_ref(), &plots),
+    ];
+    fs::create_dir_all(&options.plots)
+        .with_context(|| format!("cannot make {}", options.plots.display()))?;
+    let mut text = String::new();
+    for section in sections {
+        text.push_str(&section.text);
+        for chart in section.charts {
+            let path = options.plots.join(format!("{}.svg", chart.name));
+            let svg = chart.svg().with_context(|| format!("cannot draw {}", chart.name))?;
+            write(&path, &svg)?;
+        }
+    }
+    write(&options.document, &format!("{}\n", text.trim_end()))
+}
+
+fn head(note: Option<&str>, machine: Option<&Machine>) -> Section {
+    let mut head = Section::default();
+    head.push(HEAD);
+    head.push("## Machine");
+    if let Some(machine) = machine {
+        head.push(&format!(
+            "{}, {} CPUs, Linux {}. Load before the comparison {:.2}, {} free huge pages of 2 MiB.",
+            machine.cpu_model,
+            machine.cpus,
+            machine.kernel,
+            machine.load_average,
+            machine.huge_pages_free
+        ));
+    }
+    if let Some(note) = note {
+        head.push(note);
+    }
+    head
+}
+
+/// `folder` as the document links to it.
+fn relative(folder: &Path, document: &Path) -> String {
+    let beside = document.parent().unwrap_or(Path::new(""));
+    folder.strip_prefix(beside).unwrap_or(folder).display().to_string()
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,69 @@
+//! What the other commands wrote, as far as it is shown.
+
+use std::{fs, path::Path};
+
+use anyhow::Context;
+use perf::{figures::Figures, machine::Machine};
+use serde::{Deserialize, de::DeserializeOwned};
+
+/// A row of `vrouter-perf flowtable`.
+#[derive(Debug, Deserialize)]
+pub(super) struct FlowtableRow {
+    pub(super) table: String,
+    pub(super) case: String,
+    pub(super) flows: u32,
+    pub(super) ns_per_op: Figures,
+    pub(super) bytes_per_direction: f64,
+    #[serde(default)]
+    pub(super) rounds_preempted: u32,
+    pub(super) churn_per_second: Option<f64>,
+    pub(super) is_on_huge_pages: Option<bool>,
+}
+
+/// A row of `vrouter-perf pipeline`.
+#[derive(Debug, Deserialize)]
+pub(super) struct PipelineRow {
+    pub(super) case: String,
+    pub(super) flows: u32,
+    pub(super) frame_bytes: u32,
+    pub(super) cycles_per_packet: Figures,
+    pub(super) mpps: f64,
+    pub(super) allocations_per_packet: f64,
+    pub(super) drops: u64,
+    #[serde(default)]
+    pub(super) marks: Vec<String>,
+}
+
+/// A row of `vrouter-perf compare`.
+#[derive(Debug, Deserialize)]
+pub(super) struct CompareRow {
+    pub(super) case: String,
+    pub(super) dataplane: String,
+    pub(super) flows: u32,
+    pub(super) frame_bytes: u32,
+    pub(super) cycles_per_packet: Figures,
+    pub(super) mpps: Figures,
+    pub(super) vrouter_ratio: Figures,
+    pub(super) rounds: u32,
+    pub(super) rounds_disturbed: u32,
+    pub(super) not_fair: String,
+}
+
+/// All of `vrouter-perf compare`.
+#[derive(Debug, Deserialize)]
+pub(super) struct Comparison {
+    pub(super) machine: Machine,
+    pub(super) cpu: usize,
+    pub(super) cycles_per_second: f64,
+    pub(super) rows: Vec<CompareRow>,
+    pub(super) skipped: Vec<String>,
+}
+
+/// Reads a file, unless none is given.
+pub(super) fn read<T: DeserializeOwned>(path: Option<&Path>) -> anyhow::Result<Option<T>> {
+    let Some(path) = path else { return Ok(None) };
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let results = serde_json::from_str(&text);
+    results.map(Some).with_context(|| format!("{} does not hold such results", path.display()))
+}
