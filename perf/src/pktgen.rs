@@ -24,6 +24,7 @@ pub mod sender;
 pub mod sink;
 pub mod tag;
 pub mod trial;
+pub mod tunnel;
 
 /// Frames moved together: what one system call of AF_XDP sends in copy mode.
 pub const BURST_FRAMES: usize = 32;

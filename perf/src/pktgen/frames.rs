@@ -15,6 +15,7 @@ use etherparse::PacketBuilder;
 use super::{
     FCS_BYTES,
     tag::{TAG_BYTES, Tag},
+    tunnel::Tunnel,
 };
 
 /// Flows of one generator: the sink keeps eight bytes for each.
@@ -45,6 +46,8 @@ pub struct Addressing {
     pub source_port: u16,
     /// The first flow's UDP destination port.
     pub destination_port: u16,
+    /// What the frames are sent through, if anything. Sizes are those of the frames inside.
+    pub tunnel: Option<Tunnel>,
 }
 
 impl Addressing {
@@ -152,7 +155,7 @@ struct Template {
 }
 
 impl FrameSet {
-    /// Builds the frames.
+    /// Builds the frames, each with its tunnel headers.
     ///
     /// # Errors
     ///
@@ -192,13 +195,13 @@ impl FrameSet {
         self.flows
     }
 
-    /// The largest frame, in bytes with FCS.
+    /// The largest frame, tunnel headers included, in bytes with FCS.
     #[must_use]
     pub fn frame_bytes_max(&self) -> usize {
         self.templates.iter().map(Template::frame_bytes).max().unwrap_or(0)
     }
 
-    /// The mean of the sizes, in bytes with FCS.
+    /// The mean of the sizes, tunnel headers included, in bytes with FCS.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a few thousand bytes")]
     pub fn frame_bytes_mean(&self) -> f64 {
@@ -213,7 +216,15 @@ impl FrameSet {
         let place = tag.sequence % self.templates.len().max(1) as u64;
         let template = usize::try_from(place).ok().and_then(|place| self.templates.get(place));
         let flow = u32::try_from(tag.sequence % u64::from(self.flows.max(1))).unwrap_or(0);
-        template.and_then(|template| template.write(self.ports(flow), tag, buffer)).unwrap_or(0)
+        template
+            .and_then(|template| {
+                let bytes = template.write(self.ports(flow), tag, buffer)?;
+                if let Some(tunnel) = &self.addressing.tunnel {
+                    tunnel.mark_flow(buffer, flow)?;
+                }
+                Some(bytes)
+            })
+            .unwrap_or(0)
     }
 
     /// A flow's source and destination port.
@@ -269,6 +280,14 @@ impl Template {
             Some(&[high, low]) => u16::from_be_bytes([high, low]),
             _ => return Err(unbuildable(&"no UDP header")),
         };
+        if let Some(tunnel) = &addressing.tunnel {
+            let (source, destination) = (tunnel.source, tunnel.destination);
+            bytes = tunnel
+                .wrap(&bytes)
+                .map_err(|error| unbuildable(&error))?
+                .ok_or(FrameSetError::MixedFamilies { source, destination })?;
+        }
+        let udp_at = udp_at + addressing.tunnel.map_or(0, |tunnel| tunnel.header_bytes());
         Ok(Self { bytes, udp_at, checksum, fill })
     }
 

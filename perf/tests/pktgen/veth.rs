@@ -120,6 +120,28 @@ fn large_frames_pass_where_the_port_takes_them() {
 }
 
 #[test]
+fn the_kernels_vxlan_device_takes_every_packet_out_of_a_tunnel() {
+    skip_unless_namespaces!();
+    let pair = Pair::create();
+    pair.right.sysctl("net.ipv6.conf.veth1.disable_ipv6", "0");
+    pair.right.ip("link set veth1 mtu 1600 address 02:00:00:00:00:04");
+    pair.left.ip("link set veth0 mtu 1600");
+    pair.right.ip("addr add 192.0.2.2/24 dev veth1");
+    pair.right.ip("addr add 2001:db8::2/64 dev veth1 nodad");
+    for (local, remote) in [("192.0.2.2", "192.0.2.1"), ("2001:db8::2", "2001:db8::1")] {
+        // Over IPv6 the kernel wants a checksum, and looks whether it is right.
+        pair.right.ip(&format!("link add vxlan0 type vxlan id 7 local {local} dstport 4789"));
+        pair.right.ip("link set vxlan0 up");
+        let tunnel = format!("--vxlan 7 --tunnel-source {remote} --tunnel-destination {local}");
+        row(&format!("{} {tunnel} --packets 1200 --frame imix --flows 300", pair.tx()));
+        let bytes = 1200 / 12 * (7 * 60 + 4 * 566 + 1514) - 1200 * 14;
+        // A VXLAN device counts packets without their Ethernet header.
+        assert_eq!(received(&pair.right, "vxlan0"), (1200, bytes), "from {remote}");
+        pair.right.ip("link del vxlan0");
+    }
+}
+
+#[test]
 fn sender_and_sink_may_be_two_processes() {
     skip_unless_namespaces!();
     let pair = Pair::create();

@@ -29,6 +29,7 @@ fn frames(flows: u32) -> FrameSet {
         destination: [198, 19, 0, 1].into(),
         source_port: 1024,
         destination_port: 9,
+        tunnel: None,
     };
     FrameSet::new(addressing, &FrameMix::imix(), flows).unwrap()
 }

@@ -19,6 +19,7 @@ fn addressing(is_ipv6: bool) -> Addressing {
         destination,
         source_port: 60_000,
         destination_port: 9,
+        tunnel: None,
     }
 }
 
@@ -70,6 +71,32 @@ proptest! {
     }
 }
 
+/// A tunnel over either family.
+fn tunnel(is_ipv6: bool) -> Tunnel {
+    let Addressing { source, destination, source_mac, destination_mac, .. } = addressing(is_ipv6);
+    let vni = encap::vxlan::Vni::new(7).unwrap();
+    Tunnel { vni, source_mac, destination_mac, source, destination, port: 4789 }
+}
+
+proptest! {
+    #[test]
+    fn frames_in_a_tunnel_are_those_without_and_have_outer_checksums(
+        is_ipv6: bool, is_outer_ipv6: bool, flows in 1_u32..50_000, sequence in 0..1_u64 << 48,
+    ) {
+        let mix = FrameMix::of(200);
+        let outside = FrameSet::new(addressing(is_ipv6), &mix, flows).unwrap();
+        let tunnel = tunnel(is_outer_ipv6);
+        let inside = FrameSet::new(Addressing { tunnel: Some(tunnel), ..addressing(is_ipv6) }, &mix, flows);
+        let (frame, inner) = (written(&inside.unwrap(), sequence), written(&outside, sequence));
+        prop_assert_eq!(&frame[tunnel.header_bytes()..], &inner);
+        if is_outer_ipv6 {
+            let (source_port, port) = checked_ports(&frame);
+            prop_assert!(source_port >= 49_152 && port == 4789);
+        }
+        prop_assert_eq!(locate::payload(&frame), locate::payload(&inner));
+    }
+}
+
 #[test]
 fn each_flow_has_its_own_ports() {
     let flows = 12_000;
@@ -111,5 +138,8 @@ fn what_cannot_be_built_is_told() {
     assert!(error(addressing(false), 64, 0).ends_with("give at least 1"));
     assert!(error(addressing(false), 64, 1 << 25).contains("33554432 flows are more than"));
     let mixed = Addressing { destination: "fd00::1".parse().unwrap(), ..addressing(false) };
+    assert!(error(mixed, 64, 1).contains("two families"));
+    let mixed = Tunnel { destination: mixed.destination, ..tunnel(false) };
+    let mixed = Addressing { tunnel: Some(mixed), ..addressing(false) };
     assert!(error(mixed, 64, 1).contains("two families"));
 }

@@ -3,11 +3,12 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{ArgGroup, Args};
-use encap::MacAddress;
+use encap::{MacAddress, vxlan::Vni};
 use perf::pktgen::{
     frames::{Addressing, FrameMix, FrameMixError, FrameSetError, RFC_2544_SIZES},
     port::PortSpec,
     rate::Rate,
+    tunnel::Tunnel,
 };
 
 const AFTER_HELP: &str = "\
@@ -103,6 +104,25 @@ pub(crate) struct PktgenOptions {
     /// The UDP destination port; counts up once the source ports are used up.
     #[arg(long, value_name = "PORT", default_value_t = 9)]
     pub(crate) destination_port: u16,
+    /// Sends the frames through a VXLAN tunnel, in this network; --frame is the size inside.
+    #[arg(long, value_name = "VNI", value_parser = vni,
+          requires_all = ["tunnel_source", "tunnel_destination"])]
+    pub(crate) vxlan: Option<Vni>,
+    /// The address of the sending end of the tunnel.
+    #[arg(long, value_name = "ADDRESS", requires = "vxlan")]
+    pub(crate) tunnel_source: Option<IpAddr>,
+    /// The address of the receiving end of the tunnel.
+    #[arg(long, value_name = "ADDRESS", requires = "vxlan")]
+    pub(crate) tunnel_destination: Option<IpAddr>,
+    /// The tunnel's outer source MAC address.
+    #[arg(long, value_name = "MAC", default_value = "02:00:00:00:00:03")]
+    pub(crate) tunnel_source_mac: MacAddress,
+    /// The tunnel's outer destination MAC address.
+    #[arg(long, value_name = "MAC", default_value = "02:00:00:00:00:04")]
+    pub(crate) tunnel_destination_mac: MacAddress,
+    /// The tunnel's UDP port.
+    #[arg(long, value_name = "PORT", default_value_t = 4789)]
+    pub(crate) tunnel_port: u16,
     /// The number that tells this generator's packets from others'.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) stream: u16,
@@ -140,6 +160,17 @@ impl PktgenOptions {
         self.frames.iter().flat_map(|frames| frames.0.iter().cloned()).collect()
     }
 
+    fn tunnel(&self) -> Option<Tunnel> {
+        Some(Tunnel {
+            vni: self.vxlan?,
+            source_mac: self.tunnel_source_mac,
+            destination_mac: self.tunnel_destination_mac,
+            source: self.tunnel_source?,
+            destination: self.tunnel_destination?,
+            port: self.tunnel_port,
+        })
+    }
+
     pub(crate) fn addressing(&self) -> Result<Addressing, FrameSetError> {
         let is_ipv6 = self.ipv6
             || [self.source, self.destination]
@@ -163,6 +194,7 @@ impl PktgenOptions {
             destination,
             source_port: self.source_port,
             destination_port: self.destination_port,
+            tunnel: self.tunnel(),
         })
     }
 }
@@ -186,6 +218,11 @@ fn seconds(text: &str) -> Result<f64, String> {
         Ok(seconds) if (0.001..=86_400.0).contains(&seconds) => Ok(seconds),
         _ => Err("give seconds, from 0.001 to 86400".into()),
     }
+}
+
+fn vni(text: &str) -> Result<Vni, String> {
+    let vni = text.parse().ok().and_then(Vni::new);
+    vni.ok_or_else(|| format!("give a number up to {}", Vni::MAX))
 }
 
 fn ratio(text: &str) -> Result<f64, String> {
