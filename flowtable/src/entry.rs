@@ -225,10 +225,17 @@ impl Slabs<'_> {
     /// The stamp of the entry at `index`, if that is the entry of `key`.
     #[inline]
     pub(crate) fn stamp_of(self, index: EntryIndex, key: &FlowKey) -> Option<Stamp> {
+        match index.family() {
+            Family::V4 => self.stamp_of_v4(index, key),
+            Family::V6 => self.stamp_of_v6(index, key),
+        }
+    }
+
+    /// The same for an entry of IPv4; `None` for others.
+    #[inline]
+    pub(crate) fn stamp_of_v4(self, index: EntryIndex, key: &FlowKey) -> Option<Stamp> {
         // One comparison tells families apart, free slots, and what lies beyond the slab.
-        let Some(Entry(words)) = self.v4.get(index.0 as usize) else {
-            return self.stamp_of_v6(index, key);
-        };
+        let Entry(words) = self.v4.get(index.0 as usize)?;
         let ([address, meta, stamp, ..], [addresses, ..]) = (words, key.addresses);
         let meta = meta.load(Relaxed);
         let difference = (address.load(Relaxed) ^ addresses) | differs_in_life(meta, key.meta);
@@ -236,12 +243,11 @@ impl Slabs<'_> {
             .then(|| Stamp::from_words(meta, stamp.load(Relaxed)))
     }
 
+    /// The same for an entry of IPv6; `None` for others.
     #[inline]
-    fn stamp_of_v6(self, index: EntryIndex, key: &FlowKey) -> Option<Stamp> {
-        if index.family() == Family::V4 {
-            return None;
-        }
-        let Entry(words) = self.v6.get(index.in_slab() as usize)?;
+    pub(crate) fn stamp_of_v6(self, index: EntryIndex, key: &FlowKey) -> Option<Stamp> {
+        // As above: an index of IPv4 is far beyond the slab once its family's bit is turned.
+        let Entry(words) = self.v6.get((index.0 ^ FAMILY_BIT) as usize)?;
         let ([w0, w1, w2, w3, meta, stamp, ..], [k0, k1, k2, k3]) = (words, key.addresses);
         let differs = |word: &AtomicU64, part: u64| word.load(Relaxed) ^ part;
         let source = differs(w0, k0) | differs(w1, k1);

@@ -36,6 +36,9 @@ const PROBES_MAX: u32 = 2;
 /// must be looked up by itself, it is beyond every slab.
 pub(crate) const MISSED: u32 = NO_ENTRY - 1;
 
+/// Stands for the entry of a key whose second bucket must be looked at.
+const ELSEWHERE: u32 = NO_ENTRY - 2;
+
 /// What a burst's keys may lead to: numbers of entries.
 pub(crate) type Candidates = [u32; BURST_KEYS_MAX];
 
@@ -68,10 +71,8 @@ impl Store {
         for hash in hashes {
             prefetch(stages.buckets, hash.first_bucket(stages.count));
         }
-        let mut elsewhere = [0; BURST_KEYS_MAX];
-        let count = stages.look_first(hashes, candidates, &mut elsewhere);
-        if let Some(elsewhere) = elsewhere.get(..count) {
-            stages.look_second(hashes, candidates, elsewhere);
+        if stages.look_first(hashes, candidates) {
+            stages.look_second(hashes, candidates);
         }
     }
 
@@ -106,54 +107,47 @@ impl Store {
 }
 
 impl Stages<'_> {
-    /// Looks at the first buckets, and asks for what is read next. Notes which keys must look at
-    /// their second ones, with the first one's version in place of a candidate; returns how many.
+    /// Looks at the first buckets, and asks for what is read next. Returns whether a key must look
+    /// at its second one.
     ///
-    /// A function of its own, so that all it uses has a register:
+    /// A function of its own, so that what the loop uses has registers.
     #[inline(never)]
-    fn look_first(
-        self,
-        hashes: &[FlowHash],
-        candidates: &mut Candidates,
-        elsewhere: &mut [u8; BURST_KEYS_MAX],
-    ) -> usize {
-        let mut count = 0usize;
-        for (key, (&hash, candidate)) in hashes.iter().zip(candidates).enumerate() {
+    fn look_first(self, hashes: &[FlowHash], candidates: &mut Candidates) -> bool {
+        let mut is_one_elsewhere = false;
+        for (&hash, candidate) in hashes.iter().zip(candidates) {
             let Some(bucket) = self.bucket(hash.first_bucket(self.count)) else { continue };
             let version = bucket.version();
-            if let Some(index) = self.candidate(bucket, hash) {
-                *candidate = index;
+            *candidate = if let Some(index) = self.candidate(bucket, hash) {
+                index
             } else if !bucket.may_have_stray(hash.tag()) {
-                *candidate = missed(bucket, version);
+                missed(bucket, version)
             } else {
-                *candidate = version;
-                if let Some(place) = elsewhere.get_mut(count) {
-                    *place = key.to_le_bytes()[0];
-                }
-                count = count.wrapping_add(1);
+                is_one_elsewhere = true;
                 prefetch(self.buckets, hash.second_bucket(self.count));
-            }
+                ELSEWHERE
+            };
         }
-        count
+        is_one_elsewhere
     }
 
-    /// Looks at the second buckets of the keys named, whose first ones led nowhere.
+    /// Looks at the second buckets of keys whose first ones led nowhere, but may have a stray.
     #[inline(never)]
-    fn look_second(self, hashes: &[FlowHash], candidates: &mut Candidates, elsewhere: &[u8]) {
-        for &key in elsewhere {
-            let key = usize::from(key);
-            let (Some(&hash), Some(candidate)) = (hashes.get(key), candidates.get_mut(key)) else {
-                continue;
-            };
-            let first = self.bucket(hash.first_bucket(self.count));
-            let second = self.bucket(hash.second_bucket(self.count));
-            let (Some(first), Some(second)) = (first, second) else { continue };
-            let version = *candidate;
-            *candidate = match self.candidate(second, hash) {
-                Some(index) => index,
-                None => missed(first, version),
-            };
+    fn look_second(self, hashes: &[FlowHash], candidates: &mut Candidates) {
+        for (&hash, candidate) in hashes.iter().zip(candidates) {
+            if *candidate == ELSEWHERE {
+                *candidate = self.in_either(hash).unwrap_or(NO_ENTRY);
+            }
         }
+    }
+
+    /// What a key leads to by its tag, in whichever bucket.
+    #[inline]
+    fn in_either(self, hash: FlowHash) -> Option<u32> {
+        let first = self.bucket(hash.first_bucket(self.count))?;
+        let second = self.bucket(hash.second_bucket(self.count))?;
+        let version = first.version();
+        let found = self.candidate(first, hash).or_else(|| self.candidate(second, hash));
+        Some(found.unwrap_or_else(|| missed(first, version)))
     }
 
     #[inline]

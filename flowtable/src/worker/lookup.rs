@@ -4,10 +4,10 @@
 use super::{FlowRef, WorkerCore};
 use crate::{
     connection::{DirectionState, Life},
-    entry::{ACTION_WORDS, ActionWords, Direction, EntryIndex, EntryView},
+    entry::{ACTION_WORDS, ActionWords, Direction, EntryIndex, EntryView, Slabs, Stamp},
     facts::{PacketFacts, Ticks, TransportFacts},
     hash::FlowHash,
-    key::FlowKey,
+    key::{Family, FlowKey},
     scopes::{ConfigView, is_newer},
     store::{BURST_KEYS_MAX, Candidates, Found, MISSED, NO_CANDIDATES, Store},
     sync::{Acquire, fence},
@@ -208,18 +208,34 @@ struct Burst<'a> {
     config: ConfigView<'a>,
 }
 
-impl Burst<'_> {
-    /// Compares the keys with those of their entries.
+impl<'a> Burst<'a> {
+    /// Compares the keys with those of their entries. A burst is mostly of one family.
+    fn settle(&self, candidates: &Candidates, out: &mut [Lookup], exceptions: &mut Exceptions) {
+        match self.keys.first().map(FlowKey::family) {
+            Some(Family::V6) => {
+                self.settle_mostly(Slabs::stamp_of_v6, candidates, out, exceptions);
+            }
+            _ => self.settle_mostly(Slabs::stamp_of_v4, candidates, out, exceptions),
+        }
+    }
+
+    /// Compares keys that are mostly of the family that `stamp_of` is for.
     ///
     /// A function of its own, so that what the loop uses has registers.
     #[inline(never)]
-    fn settle(&self, candidates: &Candidates, out: &mut [Lookup], exceptions: &mut Exceptions) {
+    fn settle_mostly(
+        &self,
+        stamp_of: impl Fn(Slabs<'a>, EntryIndex, &FlowKey) -> Option<Stamp>,
+        candidates: &Candidates,
+        out: &mut [Lookup],
+        exceptions: &mut Exceptions,
+    ) {
         let slabs = self.store.entries.slabs();
         let version = self.config.version;
         for (at, ((key, &candidate), out)) in self.keys.iter().zip(candidates).zip(out).enumerate()
         {
             let entry = EntryIndex(candidate);
-            match slabs.stamp_of(entry, key) {
+            match stamp_of(slabs, entry, key) {
                 Some(stamp) if stamp.version == version => {
                     *out = Lookup::Hit(FlowRef { entry, owner: stamp.owner });
                 }
@@ -232,9 +248,8 @@ impl Burst<'_> {
         }
     }
 
-    /// What is left: a key to be looked up by itself, and an entry of another version than the
-    /// configuration's, which is right under that too, or stale.
-    #[cold]
+    /// What is left: a key of the other family, one to be looked up by itself, and an entry of
+    /// another version than the configuration's, which is right under that too, or stale.
     #[inline(never)]
     fn settle_one(
         &self,
