@@ -20,6 +20,20 @@ need_packages() {
         fail "apt-get could not install ${missing[*]}"
 }
 
+# need_packages_idle PACKAGE...: the same, and their services are not started.
+need_packages_idle() {
+    (
+        policy=/usr/sbin/policy-rc.d
+        if [ "$(id -u)" = 0 ] && [ ! -e $policy ]; then
+            trap 'rm -f "$policy"' EXIT
+            # Packages ask it before they start something (invoke-rc.d(8)).
+            printf '#!/bin/sh\nexit 101\n' >$policy
+            chmod +x $policy
+        fi
+        need_packages "$@"
+    )
+}
+
 # need_rust: a toolchain of at least the version in Cargo.toml.
 need_rust() {
     local wanted have
@@ -39,3 +53,5 @@ DEMO_PACKAGES=(iproute2 iputils-ping iperf3 curl python3 ethtool procps jq)
 # What the tests take besides: an independent AF_XDP implementation is built from C; peers and observers.
 TEST_PACKAGES=(clang llvm libbpf-dev m4 make libelf-dev zlib1g-dev tcpdump nftables containerd runc busybox-static
     containernetworking-plugins kmod xz-utils)
+# What vrouter is measured beside: Open vSwitch with DPDK, testpmd, and DPDK's hash table.
+PEER_PACKAGES=(openvswitch-switch-dpdk dpdk-dev libdpdk-dev)

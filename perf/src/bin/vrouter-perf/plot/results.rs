@@ -32,6 +32,8 @@ pub(super) struct PipelineRow {
     pub(super) drops: u64,
     #[serde(default)]
     pub(super) marks: Vec<String>,
+    pub(super) quiet_cycles_per_packet: Option<Figures>,
+    pub(super) updates_per_second: Option<f64>,
 }
 
 /// A row of `vrouter-perf compare`.
