@@ -37,8 +37,6 @@ pub enum Step {
 pub struct Sent {
     /// Packets that the port took.
     pub packets: u64,
-    /// Their bytes, with FCS.
-    pub bytes: u64,
     /// From the first packet to the last, in nanoseconds.
     pub elapsed_ns: u64,
     /// How often the port took fewer packets than were due.
@@ -90,18 +88,14 @@ impl<'a> Sender<'a> {
         }
         let (frames, stream) = (self.frames, self.stream);
         let mut sequence = self.sent.packets;
-        let mut bytes = 0;
         let mut write = |buffer: &mut [u8]| {
             let tag = Tag { stream, sequence: sequence % WRAP, sent_ns: now_ns % WRAP };
-            let frame_bytes = frames.write(tag, buffer);
             sequence += 1;
-            bytes += (frame_bytes + super::FCS_BYTES) as u64;
-            frame_bytes
+            frames.write(tag, buffer)
         };
         let taken = port.send(usize::try_from(due).unwrap_or(BURST_FRAMES), &mut write)? as u64;
         self.schedule.take(taken);
         self.sent.packets += taken;
-        self.sent.bytes += bytes;
         self.sent.port_full += u64::from(taken < due);
         if taken == 0 {
             return Ok(Step::PortFull);

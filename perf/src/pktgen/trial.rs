@@ -92,7 +92,9 @@ pub struct SenderReport {
     pub stuck: u64,
     /// How often the thread was taken off its CPU.
     pub preemptions: u64,
-    /// The hypervisor ran something else on the thread's CPU; only known of a pinned thread.
+    /// The thread had to wait for its CPU; only known of a pinned thread, as is the next.
+    pub is_shared: bool,
+    /// The hypervisor ran something else on the thread's CPU.
     pub is_stolen: bool,
 }
 

@@ -1,10 +1,13 @@
 //! Against testpmd of DPDK, which sends and receives over `AF_PACKET`.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Write},
+    path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -26,6 +29,8 @@ struct Testpmd {
     child: Child,
     input: ChildStdin,
     lines: Receiver<String>,
+    /// Where it keeps its sockets.
+    folder: PathBuf,
 }
 
 impl Testpmd {
@@ -54,7 +59,8 @@ impl Testpmd {
                 let _ = sender.send(line);
             }
         });
-        let mut testpmd = Self { child, input, lines };
+        let folder = PathBuf::from("/var/run/dpdk").join(prefix);
+        let mut testpmd = Self { child, input, lines, folder };
         testpmd.counter("RX-packets");
         testpmd
     }
@@ -87,15 +93,14 @@ impl Drop for Testpmd {
     fn drop(&mut self) {
         let _ = writeln!(self.input, "quit");
         let _ = self.input.flush();
-        // It removes its files in /var/run/dpdk if it ends by itself.
-        for _ in 0..100 {
-            if self.child.try_wait().is_ok_and(|status| status.is_some()) {
-                return;
+        let deadline = Instant::now() + PATIENCE;
+        while self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
             }
-            thread::sleep(std::time::Duration::from_millis(100));
+            thread::sleep(Duration::from_millis(10));
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 

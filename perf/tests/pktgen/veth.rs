@@ -177,6 +177,8 @@ fn what_cannot_be_sent_is_told_and_no_figure_is_printed() {
         (format!("{tx} --tx-cpu 60000"), 1, "CPU 60000 is not to be had"),
         (format!("{rx} --seconds 0.2"), 1, "nothing arrived on af_xdp:veth1"),
         (format!("{tx} --frame 64 --ipv6"), 1, "the smallest is 84 bytes"),
+        (format!("{tx} {rx} --tx-cpu 0 --rx-cpu 0"), 1, "give --tx-cpu and --rx-cpu two CPUs"),
+        (format!("{tx} --search"), 1, "without a sink nothing is known about loss"),
         (format!("{tx} --flows 0"), 1, "give at least 1"),
         (format!("{tx} --destination fd00::1 --source 10.0.0.1"), 1, "are of two families"),
         ("--tx af_xdp:vr-no-such".into(), 1, "there is no interface vr-no-such here; ip link"),

@@ -93,6 +93,14 @@ fn plan(options: &PktgenOptions) -> anyhow::Result<Plan> {
     } else if is_memory(&rx) || is_memory(&tx) {
         bail!("a link in memory ends at itself; give it to --tx alone");
     }
+    if rx.is_none() && (options.search || options.loss_limit.is_some()) {
+        bail!("without a sink nothing is known about loss; give --rx, too");
+    }
+    if let (Some(cpu), Some(other)) = (options.tx_cpu, options.rx_cpu)
+        && cpu == other
+    {
+        bail!("on CPU {cpu} sender and sink would take turns; give --tx-cpu and --rx-cpu two CPUs");
+    }
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // The second one ends the process, should the first not get through.

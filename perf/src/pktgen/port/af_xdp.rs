@@ -114,8 +114,8 @@ impl AfXdpSpec {
             .build()
             .map_err(library)?;
         let frames = (RING_FRAMES * 2).try_into().map_err(library)?;
-        let (umem, mut free) = Umem::new(config, frames, false)
-            .map_err(|error| OpenPortError::PacketMemory { source: os_error(&error) })?;
+        let (umem, mut free) =
+            Umem::new(config, frames, false).map_err(|error| self.no_memory(os_error(&error)))?;
         let (tx, rx, mut fill, completion) = self.bind(queue, purpose, &umem, ring)?;
         let for_receiving = free.split_off(free.len() / 2);
         if purpose == Use::Receive {
@@ -173,6 +173,15 @@ impl AfXdpSpec {
                     thread::sleep(Duration::from_millis(20));
                 }
             }
+        }
+    }
+
+    fn no_memory(&self, source: io::Error) -> OpenPortError {
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => {
+                OpenPortError::NotPermitted { interface: self.interface.clone() }
+            }
+            _ => OpenPortError::PacketMemory { source },
         }
     }
 
@@ -264,6 +273,7 @@ impl TxPort for AfXdpTx {
         // There is room: the ring is as large as there are frames.
         // SAFETY: the frames were free and are in no other ring.
         let sent = unsafe { self.queue.produce(&self.filled) };
+        self.free.extend(self.filled.drain(sent..));
         self.filled.clear();
         self.underway += sent;
         if sent > 0 && self.queue.needs_wakeup() {

@@ -1,7 +1,7 @@
 //! The threads of sender and sink.
 
 use std::{
-    hint,
+    hint, io,
     sync::{
         Arc,
         atomic::Ordering::Relaxed,
@@ -34,6 +34,8 @@ const SLEEP_MIN: Duration = Duration::from_micros(200);
 const WAKE_EARLY: Duration = Duration::from_micros(100);
 /// So that it notices an interruption.
 const SLEEP_MAX: Duration = Duration::from_millis(50);
+/// How long a port may take nothing.
+const FULL_LIMIT_NS: u64 = 10_000_000_000;
 /// How long frames that the port took have to leave.
 const FLUSH_LIMIT_NS: u64 = 1_000_000_000;
 /// Between looks whether they have.
@@ -106,7 +108,7 @@ impl End {
         Ok(self.port.enter_namespace()?)
     }
 
-    fn failed(&self, source: std::io::Error) -> TrialError {
+    fn failed(&self, source: io::Error) -> TrialError {
         TrialError::Port { port: self.port.to_string(), source }
     }
 }
@@ -166,13 +168,21 @@ impl TxLane {
         };
         let (stream, rate) = (trial.stream, trial.packets_per_second);
         let mut sender = sender::Sender::new(&trial.frames, stream, rate, limit, start_ns);
+        let mut full_since_ns = None;
         while !self.plan.interrupted.load(Relaxed) {
-            let step = sender.step(port, now_ns()).map_err(|error| self.end.failed(error))?;
+            let now_ns = now_ns();
+            let step = sender.step(port, now_ns).map_err(|error| self.end.failed(error))?;
             match step {
-                Step::Sent => self.progress.sent.store(sender.sent().packets, Relaxed),
+                Step::Sent => {
+                    full_since_ns = None;
+                    self.progress.sent.store(sender.sent().packets, Relaxed);
+                }
                 Step::Done => break,
                 Step::PortFull => {
                     port.flush().map_err(|error| self.end.failed(error))?;
+                    if now_ns - *full_since_ns.get_or_insert(now_ns) > FULL_LIMIT_NS {
+                        return Err(self.end.failed(io::ErrorKind::TimedOut.into()));
+                    }
                     hint::spin_loop();
                 }
                 Step::WaitUntil(due_ns) => {
@@ -182,8 +192,14 @@ impl TxLane {
             }
         }
         let stuck = self.flush(port)?;
-        let is_stolen = watch.is_some_and(|watch| watch.end().is_stolen);
-        Ok(SenderReport { sent: sender.sent(), stuck, preemptions: preemptions.count(), is_stolen })
+        let disturbance = watch.map(|watch| watch.end()).unwrap_or_default();
+        Ok(SenderReport {
+            sent: sender.sent(),
+            stuck,
+            preemptions: preemptions.count(),
+            is_shared: disturbance.is_shared,
+            is_stolen: disturbance.is_stolen,
+        })
     }
 
     /// Waits until everything has left; returns what has not.

@@ -85,7 +85,7 @@ pub(crate) fn search_rows(
     );
     for row in rows {
         println!(
-            "{:<12} {:>8} {:>12} {:>10} {:>10} {:>12} {:>7} {:>22}  {}",
+            "{:<12} {:>8} {:>12} {:>10} {:>10} {:>12} {:>7} {:>22}",
             row.frame,
             format!("{} %", row.goal_loss_ratio * 100.0),
             number(row.throughput_pps),
@@ -94,8 +94,8 @@ pub(crate) fn search_rows(
             number(row.too_much_pps),
             row.trials,
             latencies(row.latency_ns),
-            row.remarks.join("; "),
         );
+        print_remarks(&row.remarks);
     }
     println!("\nTOO MUCH: the lowest rate that lost more. US: one-way latency at the rate PPS.");
     let seconds = rows.first().map_or(0.0, |row| row.trial_seconds);
@@ -122,7 +122,7 @@ fn print_row(row: &Row) {
     let received = row.received.as_ref();
     let of = |count: fn(&super::row::Arrivals) -> u64| received.map(count);
     println!(
-        "{:<12} {:>11} {:>11} {:>10} {:>11} {:>9} {:>10} {:>8} {:>8} {:>8} {:>8} {:>22}  {}",
+        "{:<12} {:>11} {:>11} {:>10} {:>11} {:>9} {:>10} {:>8} {:>8} {:>8} {:>8} {:>22}",
         row.frame,
         count(row.sent),
         number(row.sent_pps),
@@ -135,8 +135,15 @@ fn print_row(row: &Row) {
         count(of(|it| it.corrupted)),
         count(of(|it| it.foreign)),
         latencies(received.and_then(|it| it.latency_ns)),
-        row.remarks.join("; "),
     );
+    print_remarks(&row.remarks);
+}
+
+/// What makes a row worth less, below it.
+fn print_remarks(remarks: &[String]) {
+    if !remarks.is_empty() {
+        println!("    ^ {}", remarks.join("; "));
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "far below 2^52 ns")]

@@ -154,6 +154,9 @@ impl Row {
             self.remarks
                 .push(format!("generator stalled {} times, {milliseconds} ms", report.sent.stalls));
         }
+        if report.is_shared {
+            self.remarks.push("the sender shared its CPU".into());
+        }
         if report.is_stolen {
             self.remarks.push("the hypervisor took CPU time".into());
         }
