@@ -29,6 +29,7 @@ pub mod ip;
 pub mod ipv4;
 pub mod ipv6;
 mod mac;
+pub mod plain;
 pub mod quote;
 pub mod sctp;
 pub mod tcp;

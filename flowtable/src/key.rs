@@ -60,6 +60,29 @@ impl FlowKey {
         }
     }
 
+    /// The key of an IPv4 packet, of addresses and ports as they stand in its headers: the source
+    /// first.
+    #[must_use]
+    #[inline]
+    pub fn of_ipv4_header(vrf: u16, protocol: u8, addresses: &[u8; 8], ports: &[u8; 4]) -> Self {
+        Self {
+            addresses: [u64::from_be_bytes(*addresses), 0, 0, 0],
+            meta: meta_of_header(*ports, vrf, protocol, Family::V4),
+        }
+    }
+
+    /// The key of an IPv6 packet, of addresses and ports as they stand in its headers: the source
+    /// first.
+    #[must_use]
+    #[inline]
+    pub fn of_ipv6_header(vrf: u16, protocol: u8, addresses: &[u8; 32], ports: &[u8; 4]) -> Self {
+        let mut words = [0; 4];
+        for (word, bytes) in words.iter_mut().zip(addresses.as_chunks().0) {
+            *word = u64::from_be_bytes(*bytes);
+        }
+        Self { addresses: words, meta: meta_of_header(*ports, vrf, protocol, Family::V6) }
+    }
+
     /// The key of the answer: source and destination change places.
     #[must_use]
     pub fn reversed(&self) -> Self {
@@ -143,6 +166,13 @@ fn meta(source_port: u16, destination_port: u16, vrf: u16, protocol: u8, family:
         | family as u64
 }
 
+fn meta_of_header(ports: [u8; 4], vrf: u16, protocol: u8, family: Family) -> u64 {
+    (u64::from(u32::from_be_bytes(ports)) << 32)
+        | (u64::from(vrf) << 16)
+        | (u64::from(protocol) << 8)
+        | family as u64
+}
+
 #[inline]
 pub(crate) fn high32(word: u64) -> u32 {
     (word >> 32) as u32
@@ -192,6 +222,10 @@ mod tests {
             prop_assert_eq!(key.destination_port(), port);
             let reply = FlowKey::v4(vrf, protocol, (destination, port), (source, source_port));
             prop_assert_eq!(key.reversed(), reply);
+            let addresses = (u64::from(source.to_bits()) << 32) | u64::from(destination.to_bits());
+            let ports = (u32::from(source_port) << 16) | u32::from(port);
+            let (addresses, ports) = (addresses.to_be_bytes(), ports.to_be_bytes());
+            prop_assert_eq!(FlowKey::of_ipv4_header(vrf, protocol, &addresses, &ports), key);
         }
 
         #[test]
@@ -207,6 +241,11 @@ mod tests {
             prop_assert_eq!(key.destination_port(), port);
             let reply = FlowKey::v6(vrf, protocol, (destination, port), (source, source_port));
             prop_assert_eq!(key.reversed(), reply);
+            let mut addresses = [0; 32];
+            addresses[..16].copy_from_slice(&source.octets());
+            addresses[16..].copy_from_slice(&destination.octets());
+            let ports = ((u32::from(source_port) << 16) | u32::from(port)).to_be_bytes();
+            prop_assert_eq!(FlowKey::of_ipv6_header(vrf, protocol, &addresses, &ports), key);
         }
     }
 }

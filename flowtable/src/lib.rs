@@ -61,6 +61,6 @@ pub use table::{Action, Config, CreateTableError, FlowTable, WORKERS_MAX, Worker
 pub use tracking::{ConnectionState, InvalidReason, Timeouts, Tracking, Verdict};
 pub use view::ConnectionView;
 pub use worker::{
-    EvictionCounts, ExpiryCounts, FlowRef, FlowWorker, InsertOutcome, Lookup, NewConnection,
+    EvictionCounts, ExpiryCounts, FlowRef, FlowWorker, Held, InsertOutcome, Lookup, NewConnection,
     Recorded, Removal, Revalidation,
 };

@@ -9,6 +9,7 @@
 mod change;
 mod expire;
 mod fragment;
+mod hold;
 mod insert;
 mod lookup;
 
@@ -16,6 +17,7 @@ use std::{collections::VecDeque, marker::PhantomData, mem};
 
 pub use change::{Removal, Revalidation};
 pub use expire::{EvictionCounts, ExpiryCounts};
+pub use hold::Held;
 pub use insert::{InsertOutcome, NewConnection};
 pub use lookup::{Lookup, Recorded};
 

@@ -14,6 +14,7 @@ pub mod clock;
 pub mod config;
 pub mod drops;
 pub mod engine;
+mod fast_path;
 pub mod fib;
 pub mod flows;
 mod fragments;

@@ -6,39 +6,78 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use flowtable::{ConfigView, Direction, FlowHash, FlowRef, Lookup, Verdict};
+use flowtable::{ConfigView, Direction, FlowHash, FlowKey, FlowRef, Lookup, Verdict};
 
 use crate::{
-    burst::BURST_PACKETS_MAX,
+    burst::{BURST_PACKETS_MAX, Burst},
     config::Role,
     drops::DropReason,
     packet::Packet,
     parse::{Headers, Message, Refusal},
-    pipeline::{Pass, Scratch},
+    pipeline::{Parsed, Pass, Scratch},
+    snapshot::VrfIndex,
     trace::Detail,
 };
 
 impl<'a> Pass<'a> {
-    /// Empties `scratch`.
-    pub(crate) fn look_up(&mut self, scratch: &mut Scratch) {
-        let Scratch { packets, headers, keys, hashes } = scratch;
-        for key in &*keys {
-            // One a key, so there is room.
-            hashes.push(self.flows.hash(key));
-        }
+    /// Empties `burst` and `scratch`.
+    pub(crate) fn look_up(&mut self, burst: &mut Burst, scratch: &mut Scratch) {
+        let Scratch { parsed, others, keys, hashes } = scratch;
         let mut found = [Lookup::Miss; BURST_PACKETS_MAX];
         let config = self.config_view();
         self.worker.lookup_burst(keys, hashes, config, &mut found);
-        let flows = headers.iter().zip(hashes.iter().zip(found));
-        for (packet, (headers, (hash, found))) in packets.drain(..).zip(flows) {
-            match found {
-                _ if headers.message == Message::LaterFragment => {
-                    self.follow_fragment(packet, headers);
-                }
-                Lookup::Hit(flow) => self.follow(packet, headers, *hash, flow),
-                Lookup::Stale(flow) => self.judge_again(packet, headers, *hash, flow),
-                Lookup::Miss => self.open(packet, headers, *hash),
+        self.worker.prefetch_states(found.get(..keys.len()).unwrap_or(&found));
+        let mut others = others.drain(..);
+        let mut flows = keys.iter().zip(hashes.iter().zip(found.iter()));
+        for (packet, parsed) in burst.iter_mut().zip(parsed.iter()) {
+            if let Parsed::Gone = parsed {
+                continue;
             }
+            let Some((key, (&hash, found))) = flows.next() else { break };
+            if let (Parsed::Plain(plain), Lookup::Hit(flow)) = (parsed, found)
+                && self.follow_plain(packet, *plain, hash, *flow)
+            {
+                continue;
+            }
+            match parsed {
+                Parsed::Plain(_) => self.leave_fast_path(packet, key, hash, found),
+                Parsed::Other | Parsed::Gone => {
+                    if let Some((packet, headers)) = others.next() {
+                        self.act_upon(packet, &headers, hash, *found);
+                    }
+                }
+            }
+        }
+        // All were taken.
+        burst.clear();
+    }
+
+    /// What the lookup of a packet's flow led to.
+    fn act_upon(&mut self, packet: Packet, headers: &Headers, hash: FlowHash, found: Lookup) {
+        match found {
+            _ if headers.message == Message::LaterFragment => {
+                self.follow_fragment(packet, headers);
+            }
+            Lookup::Hit(flow) => self.follow(packet, headers, hash, flow),
+            Lookup::Stale(flow) => self.judge_again(packet, headers, hash, flow),
+            Lookup::Miss => self.open(packet, headers, hash),
+        }
+    }
+
+    /// A plain packet that the fast path does not carry: with all its headers, as any other.
+    #[cold]
+    #[inline(never)]
+    fn leave_fast_path(
+        &mut self,
+        packet: &mut Packet,
+        key: &FlowKey,
+        hash: FlowHash,
+        found: &Lookup,
+    ) {
+        let packet = packet.take();
+        match self.headers_of_plain(&packet, VrfIndex(key.vrf())) {
+            Ok(headers) => self.act_upon(packet, &headers, hash, *found),
+            Err(refusal) => self.refuse(packet, refusal),
         }
     }
 
@@ -127,7 +166,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Looks one key up, apart from the burst's.
-    pub(crate) fn look_up_one(&mut self, key: &flowtable::FlowKey) -> (FlowHash, Lookup) {
+    pub(crate) fn look_up_one(&mut self, key: &FlowKey) -> (FlowHash, Lookup) {
         let hash = self.flows.hash(key);
         let mut found = [Lookup::Miss];
         let config = self.config_view();

@@ -48,6 +48,7 @@ impl Outbox {
     /// # Errors
     ///
     /// Gives the packet back if there is no such slot, or more waits than a burst can become.
+    #[inline]
     pub fn push(&mut self, port: u16, packet: Packet) -> Result<(), Packet> {
         let Some(burst) = self.bursts.get_mut(usize::from(port)) else { return Err(packet) };
         if burst.is_empty() {

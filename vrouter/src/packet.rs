@@ -4,6 +4,8 @@
 //! headroom before them; the payload in the rest is opaque. What the pipeline learns about a packet
 //! lives in its scratch arrays, not here.
 
+use std::mem;
+
 use crate::{
     memory::{Chain, Frame, FrameIndex, Region, Segment},
     port::PortRef,
@@ -82,6 +84,26 @@ impl Packet {
         }
     }
 
+    /// Takes the packet; what is left in its place owns nothing and may be forgotten.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Self {
+        let nothing = Self {
+            head: Frame::NONE,
+            rest: Chain::EMPTY,
+            offset: 0,
+            len: 0,
+            total_bytes: 0,
+            ingress: PortRef::ENGINE,
+            offload: Offload { checksum: Checksum::Complete, gso: None },
+        };
+        mem::replace(self, nothing)
+    }
+
+    /// Whether the packet was taken: this is what is left in its place.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.head.index() == Frame::NONE.index()
+    }
+
     /// Appends a segment.
     pub fn append(&mut self, region: &Region, segment: Segment) {
         self.total_bytes = self.total_bytes.saturating_add(u32::from(segment.len));
@@ -120,6 +142,7 @@ impl Packet {
 
     /// The first segment's bytes.
     #[must_use]
+    #[inline]
     pub fn data<'a>(&'a self, region: &'a Region) -> &'a [u8] {
         let start = usize::from(self.offset);
         region.bytes(&self.head).get(start..start + usize::from(self.len)).unwrap_or(&[])
@@ -127,6 +150,7 @@ impl Packet {
 
     /// The first segment's bytes, for writing.
     #[must_use]
+    #[inline]
     pub fn data_mut<'a>(&'a mut self, region: &'a Region) -> &'a mut [u8] {
         let start = usize::from(self.offset);
         let end = start + usize::from(self.len);

@@ -302,7 +302,7 @@ fn parse_transport(mut headers: Headers, bytes: &[u8], length: usize) -> Result<
     Ok(headers)
 }
 
-fn tcp_facts(tcp: &TcpView<'_>, length: usize) -> TcpFacts {
+pub(crate) fn tcp_facts(tcp: &TcpView<'_>, length: usize) -> TcpFacts {
     let flags = TcpFlags(tcp.flags().0);
     let payload = length.saturating_sub(tcp.header_len());
     TcpFacts {

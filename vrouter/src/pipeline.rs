@@ -23,6 +23,7 @@ use crate::{
     burst::{BURST_PACKETS_MAX, Burst},
     clock::Now,
     drops::DropReason,
+    fast_path::Plain,
     flows::{FlowAction, Flows},
     memory::{FramePool, Region},
     outbox::Outbox,
@@ -31,6 +32,7 @@ use crate::{
     port::PortRef,
     publish::Subscriber,
     rate_limit::TokenBucket,
+    rewrite::TunnelRun,
     snapshot::{PortEntry, Snapshot},
     stats::WorkerStats,
     trace::{Detail, DropRecord, DropTrace},
@@ -59,16 +61,30 @@ pub(crate) struct Own {
     /// The next identification of an outer IPv4 header, or of a packet that is fragmented here.
     pub(crate) identification: u16,
     pub(crate) tunnels: TunnelCache,
+    pub(crate) has_fast_path: bool,
 }
 
-/// The packets of a burst that belong to flows, and what is known about each: arrays side by side,
-/// one element a packet.
+/// What is known about the packets of a burst.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    pub(crate) packets: ArrayVec<Packet, BURST_PACKETS_MAX>,
-    pub(crate) headers: ArrayVec<Headers, BURST_PACKETS_MAX>,
+    /// One element a packet of the burst.
+    pub(crate) parsed: ArrayVec<Parsed, BURST_PACKETS_MAX>,
+    /// The packets that are not plain, taken out of the burst.
+    pub(crate) others: ArrayVec<(Packet, Headers), BURST_PACKETS_MAX>,
+    /// One element a packet that belongs to a flow.
     pub(crate) keys: ArrayVec<FlowKey, BURST_PACKETS_MAX>,
     pub(crate) hashes: ArrayVec<FlowHash, BURST_PACKETS_MAX>,
+}
+
+/// What was found out about a packet of a burst.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Parsed {
+    /// It is plain, and still in the burst.
+    Plain(Plain),
+    /// It is the next of the others.
+    Other,
+    /// It belongs to no flow, and has been dealt with.
+    Gone,
 }
 
 /// A worker's work on one burst.
@@ -83,6 +99,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) outbox: &'a mut Outbox,
     pub(crate) stats: &'a WorkerStats,
     pub(crate) own: &'a mut Own,
+    pub(crate) into_tunnel: TunnelRun,
 }
 
 impl Pipeline {
@@ -106,8 +123,15 @@ impl Pipeline {
             trace,
             identification: 0,
             tunnels: TunnelCache::default(),
+            has_fast_path: true,
         };
         Ok(Self { snapshots, flows, flow_worker, scratch: Scratch::default(), own })
+    }
+
+    /// Whether plain packets take the fast path. They do unless told otherwise, to hold the fast path
+    /// against the rest or to measure what it is worth: what becomes of a packet is the same.
+    pub fn set_fast_path(&mut self, is_taken: bool) {
+        self.own.has_fast_path = is_taken;
     }
 
     /// Takes the drops that were noted since the last call; none unless the pipeline was made with
@@ -144,9 +168,12 @@ impl Process for Pipeline {
             }
             return;
         };
-        let mut pass = Pass { snapshot, flows, worker, ingress, now, pool, outbox, stats, own };
+        let into_tunnel = TunnelRun::default();
+        let mut pass =
+            Pass { snapshot, flows, worker, ingress, now, pool, outbox, stats, own, into_tunnel };
         pass.parse(burst, scratch);
-        pass.look_up(scratch);
+        pass.look_up(burst, scratch);
+        pass.end_tunnel_run();
         // No reference into the flow table outlives the burst: what others remove can be reused,
         // even if we sleep now.
         self.flow_worker.park();

@@ -4,7 +4,7 @@
 
 mod checksum;
 
-use std::net::IpAddr;
+use std::{mem, net::IpAddr};
 
 use encap::{
     checksum::Sum,
@@ -17,10 +17,11 @@ use encap::{
 };
 
 use self::checksum::finish_checksum;
+pub(crate) use self::checksum::{Unfinished, finish};
 use crate::{
     chain,
     drops::DropReason,
-    next_hop::{NextHop, NextHopIndex, PortHop, TunnelExit, TunnelHop},
+    next_hop::{NextHop, NextHopIndex, PortHop, TunnelExit, TunnelHop, TunnelRef},
     packet::{Checksum, Packet},
     parse::{Headers, IP_OFFSET},
     pipeline::Pass,
@@ -45,6 +46,14 @@ impl Outgoing {
             flow_hash,
         }
     }
+}
+
+/// Packets in a row that were put into one tunnel, and are not yet counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TunnelRun {
+    tunnel: TunnelRef,
+    packets: u64,
+    bytes: u64,
 }
 
 impl Pass<'_> {
@@ -114,12 +123,23 @@ impl Pass<'_> {
     }
 
     fn emit_to_tunnel(&mut self, mut packet: Packet, hop: &TunnelHop, outgoing: &Outgoing) {
+        let header = ethernet(hop.destination_mac, hop.source_mac, outgoing);
+        write_front(packet.data_mut(self.pool.region()), header);
+        self.put_into_tunnel(packet, hop, outgoing);
+    }
+
+    /// Puts the outer headers in front of a finished inner frame and sends it.
+    #[inline]
+    pub(crate) fn put_into_tunnel(
+        &mut self,
+        mut packet: Packet,
+        hop: &TunnelHop,
+        outgoing: &Outgoing,
+    ) {
         let TunnelExit::Port(port) = hop.exit else {
             return self.drop_packet(packet, DropReason::NextHopUnresolved, Detail::None);
         };
         let region = self.pool.region();
-        let header = ethernet(hop.destination_mac, hop.source_mac, outgoing);
-        write_front(packet.data_mut(region), header);
         let frame_bytes = packet.total_bytes() as usize;
         let sum = if hop.template.has_udp_checksum() {
             chain::sum(&packet, region, 0, frame_bytes)
@@ -139,10 +159,30 @@ impl Pass<'_> {
         let is_written = hop.template.write(headroom, &encap, || sum).is_ok();
         let overhead = u16::try_from(hop.template.overhead()).unwrap_or(u16::MAX);
         if is_written && packet.push(overhead) {
-            self.stats.tunnel_tx(hop.tunnel, frame_bytes as u64);
+            self.count_encapsulated(hop.tunnel, frame_bytes as u64);
             self.transmit(packet, port);
         } else {
             self.drop_packet(packet, DropReason::HeadroomMissing, Detail::None);
+        }
+    }
+
+    /// Counts a packet that is put into a tunnel, together with those before it.
+    #[inline]
+    fn count_encapsulated(&mut self, tunnel: TunnelRef, bytes: u64) {
+        if self.into_tunnel.tunnel != tunnel {
+            self.end_tunnel_run();
+            self.into_tunnel.tunnel = tunnel;
+        }
+        let run = &mut self.into_tunnel;
+        run.packets = run.packets.wrapping_add(1);
+        run.bytes = run.bytes.wrapping_add(bytes);
+    }
+
+    /// Tells the counters of packets in a row that were put into one tunnel.
+    pub(crate) fn end_tunnel_run(&mut self) {
+        let run = mem::take(&mut self.into_tunnel);
+        if run.packets > 0 {
+            self.stats.tunnel_tx(run.tunnel, run.packets, run.bytes);
         }
     }
 

@@ -110,7 +110,7 @@ impl WorkerCore {
     }
 
     #[inline]
-    fn judge_commonly(
+    pub(super) fn judge_commonly(
         &self,
         flow: FlowRef,
         own: &DirectionState,
@@ -179,7 +179,7 @@ impl WorkerCore {
 
     /// Where the action of a flow lies, if the flow lives.
     #[inline]
-    fn living_action(&self, flow: FlowRef) -> Option<ActionWords<'_>> {
+    pub(super) fn living_action(&self, flow: FlowRef) -> Option<ActionWords<'_>> {
         self.store.entries.action_of(flow.entry, flow.owner).or_else(|| self.current_action(flow))
     }
 

@@ -159,7 +159,9 @@ impl FramePool {
     }
 
     /// Returns a frame.
+    #[inline]
     pub fn free(&mut self, frame: Frame) {
+        debug_assert!(frame.index() != NO_FRAME, "what was taken is freed by whoever took it");
         if self.free.len() >= self.kept_max {
             self.give_back();
         }

@@ -49,6 +49,9 @@ pub struct FrameIndex(pub u32);
 pub struct Frame(u32);
 
 impl Frame {
+    /// No frame: it has no bytes, and no pool takes it.
+    pub(crate) const NONE: Self = Self(NO_FRAME.0);
+
     /// The frame's index.
     #[must_use]
     pub fn index(&self) -> FrameIndex {

@@ -9,6 +9,7 @@ use encap::{
     ethernet::{EtherType, EthernetView},
     vxlan::Vni,
 };
+use flowtable::{FlowHash, FlowKey};
 
 use super::{
     Headers, Message,
@@ -20,21 +21,38 @@ use crate::{
     chain,
     config::Role,
     drops::DropReason,
+    fast_path::{Gate, Plain, TunnelGate},
     next_hop::{NextHop, TunnelRef},
     packet::{Checksum, Packet},
-    pipeline::{Pass, Scratch},
+    pipeline::{Parsed, Pass, Scratch},
     snapshot::{Snapshot, VrfIndex},
     trace::Detail,
 };
 
 impl Pass<'_> {
-    /// Empties `burst`; packets of flows are in `scratch` afterwards, with their headers and keys.
+    /// Takes what is not plain out of `burst`; what is known about packets of flows is in `scratch`
+    /// afterwards.
     pub(crate) fn parse(&mut self, burst: &mut Burst, scratch: &mut Scratch) {
         scratch.clear();
-        for packet in burst.drain(..) {
-            match self.ingress.role {
-                Role::Uplink => self.parse_from_fabric(packet, scratch),
-                Role::Host | Role::Guest => self.parse_from_station(packet, scratch),
+        if self.ingress.role == Role::Uplink {
+            let mut tunnel = TunnelGate::default();
+            for packet in burst {
+                let is_plain =
+                    self.own.has_fast_path && self.read_encapsulated(packet, &mut tunnel, scratch);
+                if !is_plain {
+                    let packet = packet.take();
+                    scratch.parse_other(|scratch| self.parse_from_fabric(packet, scratch));
+                }
+            }
+            return self.leave_tunnel(&mut tunnel);
+        }
+        let gate = self.own.has_fast_path.then(|| Gate::of_station(self.ingress, self.snapshot));
+        let gate = gate.flatten();
+        for packet in burst {
+            let is_plain = gate.as_ref().is_some_and(|gate| self.read_plain(packet, gate, scratch));
+            if !is_plain {
+                let packet = packet.take();
+                scratch.parse_other(|scratch| self.parse_from_station(packet, scratch));
             }
         }
     }
@@ -66,7 +84,7 @@ impl Pass<'_> {
         if !u16::try_from(inner_offset).is_ok_and(|bytes| packet.pull(bytes)) {
             return self.drop_packet(packet, DropReason::ParseTruncated, Detail::None);
         }
-        self.count_decapsulated(&packet, remote, vni);
+        self.count_decapsulated(remote, vni, 1, u64::from(packet.total_bytes()));
         let region = self.pool.region();
         decap.apply_ecn(packet.data_mut(region));
         let expected = self.snapshot.node.router_mac;
@@ -83,12 +101,19 @@ impl Pass<'_> {
         }
     }
 
-    /// Counts a packet under the tunnel that it came out of, if there is one to where it came from.
-    fn count_decapsulated(&mut self, packet: &Packet, remote: IpAddr, vni: Vni) {
+    /// Counts packets under the tunnel that they came out of, if there is one to where they came
+    /// from.
+    pub(crate) fn count_decapsulated(
+        &mut self,
+        remote: IpAddr,
+        vni: Vni,
+        packets: u64,
+        bytes: u64,
+    ) {
         let snapshot = self.snapshot;
         let search = || find_tunnel(snapshot, remote, vni);
         if let Some(tunnel) = self.own.tunnels.find(snapshot.version, remote, vni, search) {
-            self.stats.tunnel_rx(tunnel, u64::from(packet.total_bytes()));
+            self.stats.tunnel_rx(tunnel, packets, bytes);
         }
     }
 
@@ -154,7 +179,12 @@ impl Pass<'_> {
                 let detail = Detail::Message { kind, code };
                 self.drop_packet(packet, DropReason::IcmpUnserved, detail);
             }
-            _ => scratch.push(packet, headers),
+            _ => {
+                let key = headers.key();
+                scratch.push_key(key, self.flows.hash(&key));
+                // As many as a burst holds, so there is room.
+                scratch.others.push((packet, headers));
+            }
         }
     }
 
@@ -181,16 +211,31 @@ fn find_tunnel(snapshot: &Snapshot, remote: IpAddr, vni: Vni) -> Option<TunnelRe
 
 impl Scratch {
     fn clear(&mut self) {
-        self.headers.clear();
+        self.parsed.clear();
         self.keys.clear();
         self.hashes.clear();
     }
 
-    fn push(&mut self, packet: Packet, headers: Headers) {
+    /// Notes what `parse` makes of a packet that is not plain.
+    #[cold]
+    fn parse_other(&mut self, parse: impl FnOnce(&mut Self)) {
+        let others = self.others.len();
+        parse(self);
+        self.parsed.push(if self.others.len() > others { Parsed::Other } else { Parsed::Gone });
+    }
+
+    #[inline]
+    pub(crate) fn push_key(&mut self, key: FlowKey, hash: FlowHash) {
         // As many as a burst holds, so there is room.
-        self.keys.push(headers.key());
-        self.headers.push(headers);
-        self.packets.push(packet);
+        self.keys.push(key);
+        self.hashes.push(hash);
+    }
+
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "called from two places, once a packet")]
+    pub(crate) fn push_plain(&mut self, plain: Plain, key: FlowKey, hash: FlowHash) {
+        self.push_key(key, hash);
+        self.parsed.push(Parsed::Plain(plain));
     }
 }
 

@@ -13,6 +13,18 @@ use crate::{
     parse::Headers,
 };
 
+/// A transport header and payload whose checksum was left to the device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unfinished {
+    pub(crate) protocol: IpProtocol,
+    /// Where the transport header starts, in bytes from the Ethernet header on.
+    pub(crate) start: usize,
+    /// Bytes of it and its payload.
+    pub(crate) bytes: usize,
+    /// The sum of the two IP addresses.
+    pub(crate) addresses: Sum,
+}
+
 /// Computes the layer-4 checksum of a packet from a local socket, which left it to the device:
 /// once, and in full.
 ///
@@ -23,8 +35,22 @@ pub(super) fn finish_checksum(packet: &mut Packet, headers: &Headers, region: &R
         return;
     }
     let start = headers.transport_offset;
+    let addresses = match (headers.source, headers.destination) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            Sum::of_u32(from.to_bits()).add(Sum::of_u32(to.to_bits()))
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => Sum::of_ipv6(from).add(Sum::of_ipv6(to)),
+        _ => return,
+    };
     let bytes = headers.end().saturating_sub(start);
-    let field = match headers.protocol {
+    finish(packet, &Unfinished { protocol: headers.protocol, start, bytes, addresses }, region);
+}
+
+/// As [`finish_checksum`], of what is known to be a whole packet.
+pub(crate) fn finish(packet: &mut Packet, unfinished: &Unfinished, region: &Region) {
+    packet.offload.checksum = Checksum::Complete;
+    let &Unfinished { protocol, start, bytes, addresses } = unfinished;
+    let field = match protocol {
         IpProtocol::TCP => start.saturating_add(16),
         IpProtocol::UDP => start.saturating_add(6),
         IpProtocol::SCTP => return finish_sctp(packet, region, start, bytes),
@@ -32,26 +58,17 @@ pub(super) fn finish_checksum(packet: &mut Packet, headers: &Headers, region: &R
     };
     let old = packet.data(region).get(field..).and_then(<[u8]>::first_chunk).copied();
     // Zero in UDP over IPv4 says that there is none (RFC 768).
-    let Some(old) = old.filter(|old| headers.protocol == IpProtocol::TCP || *old != [0, 0]) else {
+    let Some(old) = old.filter(|old| protocol == IpProtocol::TCP || *old != [0, 0]) else {
         return;
     };
-    let length = u32::try_from(bytes).unwrap_or(u32::MAX);
-    let pseudo_header = match (headers.source, headers.destination) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => Sum::of_ipv4_pseudo_header(
-            from,
-            to,
-            headers.protocol,
-            u16::try_from(bytes).unwrap_or(u16::MAX),
-        ),
-        (IpAddr::V6(from), IpAddr::V6(to)) => {
-            Sum::of_ipv6_pseudo_header(from, to, headers.protocol, length)
-        }
-        _ => return,
-    };
+    // The pseudo headers of both families sum up alike (RFC 8200 section 8.1).
+    let pseudo_header = addresses
+        .add(Sum::of_u16(u16::from(protocol.0)))
+        .add(Sum::of_u32(u32::try_from(bytes).unwrap_or(u32::MAX)));
     let sum = chain::sum(packet, region, start, bytes)
         .remove(Sum::of_u16(u16::from_be_bytes(old)))
         .add(pseudo_header);
-    let checksum = match headers.protocol {
+    let checksum = match protocol {
         IpProtocol::UDP => sum.udp_checksum(),
         _ => sum.checksum(),
     };

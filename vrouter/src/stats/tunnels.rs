@@ -63,17 +63,17 @@ fn user(tunnel: TunnelRef) -> u32 {
 }
 
 impl WorkerStats {
-    /// Counts a packet that came out of a tunnel; `bytes` is its inner frame.
-    pub fn tunnel_rx(&self, tunnel: TunnelRef, bytes: u64) {
+    /// Counts packets that came out of a tunnel; `bytes` are those of their inner frames.
+    pub fn tunnel_rx(&self, tunnel: TunnelRef, packets: u64, bytes: u64) {
         if let Some(row) = self.tunnels.row(tunnel) {
-            row.rx(bytes);
+            row.rx(packets, bytes);
         }
     }
 
-    /// Counts a packet that was put into a tunnel; `bytes` is its inner frame.
-    pub fn tunnel_tx(&self, tunnel: TunnelRef, bytes: u64) {
+    /// Counts packets that were put into a tunnel; `bytes` are those of their inner frames.
+    pub fn tunnel_tx(&self, tunnel: TunnelRef, packets: u64, bytes: u64) {
         if let Some(row) = self.tunnels.row(tunnel) {
-            row.tx(bytes);
+            row.tx(packets, bytes);
         }
     }
 }
@@ -110,17 +110,17 @@ mod tests {
         let engine = EngineStats::new(workers.clone());
         let old = TunnelRef { slot: NextHopIndex(1500), generation: u16::MAX };
         let new = TunnelRef { generation: 0, ..old };
-        workers[0].tunnel_rx(old, 100);
-        workers[1].tunnel_rx(old, 50);
-        workers[1].tunnel_tx(old, 60);
+        workers[0].tunnel_rx(old, 1, 100);
+        workers[1].tunnel_rx(old, 1, 50);
+        workers[1].tunnel_tx(old, 1, 60);
         let expected = TunnelTotals { rx_packets: 2, rx_bytes: 150, tx_packets: 1, tx_bytes: 60 };
         assert_eq!(engine.tunnel(old), expected);
         assert_eq!(engine.tunnel(new), TunnelTotals::default());
-        workers[0].tunnel_tx(new, 70);
+        workers[0].tunnel_tx(new, 1, 70);
         let expected = TunnelTotals { tx_packets: 1, tx_bytes: 70, ..TunnelTotals::default() };
         assert_eq!(engine.tunnel(new), expected);
         let beyond = TunnelRef { slot: NextHopIndex(u32::MAX), generation: 0 };
-        workers[0].tunnel_rx(beyond, 1);
+        workers[0].tunnel_rx(beyond, 1, 1);
         assert_eq!(engine.tunnel(beyond), TunnelTotals::default());
     }
 
@@ -140,7 +140,7 @@ mod tests {
                 for generation in 0..GENERATIONS {
                     current.store(generation, Relaxed);
                     for _ in 0..PACKETS {
-                        worker.tunnel_rx(tunnel(generation), packet_bytes(generation));
+                        worker.tunnel_rx(tunnel(generation), 1, packet_bytes(generation));
                     }
                 }
             })

@@ -89,6 +89,11 @@ impl Bench {
         bench
     }
 
+    /// Whether workers take the fast path.
+    pub(crate) fn set_fast_path(&mut self, is_taken: bool) {
+        self.pipelines.iter_mut().for_each(|pipeline| pipeline.set_fast_path(is_taken));
+    }
+
     /// Tells how the underlay reaches node `b`, and publishes that.
     pub(crate) fn resolve(&mut self, destination_mac: MacAddress) {
         let (port, _) = self.config.port_by_name("uplink").unwrap();
@@ -195,6 +200,11 @@ impl Bench {
             self.pool.free(frame);
         }
         count
+    }
+
+    /// What lookups and inserts led to.
+    pub(crate) fn counters(&self) -> flowtable::TableCounters {
+        self.flows.table().counters()
     }
 
     pub(crate) fn connections(&self) -> u32 {

@@ -82,13 +82,13 @@ fn mixes_users(user: u32, weakened: Option<Weakened>) -> bool {
     let found = StdArc::clone(&mixed);
     loom::model(move || {
         let row = Arc::new(TunnelCounters::default());
-        row.of(FORMER).rx(FORMER_BYTES);
-        row.of(FORMER).tx(FORMER_BYTES);
+        row.of(FORMER).rx(1, FORMER_BYTES);
+        row.of(FORMER).tx(1, FORMER_BYTES);
         let reader = {
             let row = Arc::clone(&row);
             thread::spawn(move || row.totals(user))
         };
-        row.of(NEXT).rx(NEXT_BYTES);
+        row.of(NEXT).rx(1, NEXT_BYTES);
         if !reader.join().unwrap().is_none_or(|totals| is_possible(user, totals)) {
             found.store(true, SeqCst);
         }

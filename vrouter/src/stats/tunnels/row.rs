@@ -41,15 +41,15 @@ impl TunnelCounters {
         self
     }
 
-    /// Counts a packet that came out of the tunnel.
-    pub(super) fn rx(&self, bytes: u64) {
-        add(&self.rx_packets, 1);
+    /// Counts packets that came out of the tunnel.
+    pub(super) fn rx(&self, packets: u64, bytes: u64) {
+        add(&self.rx_packets, packets);
         add(&self.rx_bytes, bytes);
     }
 
-    /// Counts a packet that was put into the tunnel.
-    pub(super) fn tx(&self, bytes: u64) {
-        add(&self.tx_packets, 1);
+    /// Counts packets that were put into the tunnel.
+    pub(super) fn tx(&self, packets: u64, bytes: u64) {
+        add(&self.tx_packets, packets);
         add(&self.tx_bytes, bytes);
     }
 

@@ -1,0 +1,227 @@
+//! Plain packets of known flows: what most packets are, and all that is done for one of them.
+//!
+//! A plain packet (see [`encap::plain`]) is read at fixed offsets and keeps eight bytes of notes
+//! beside its flow key, instead of all its headers. If its flow is known and its way is open, it is
+//! recorded, edited in place and sent. Whatever is not so leaves the fast path untouched and takes
+//! the same steps as every other packet, headers and all: nothing is decided here that is not
+//! decided there in the same way.
+
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+mod gate;
+
+pub(crate) use self::gate::{Gate, TunnelGate};
+
+use encap::{
+    MacAddress,
+    checksum::Sum,
+    ecn::TrafficClass,
+    ethernet::EthernetView,
+    ip::IpProtocol,
+    plain::{self, PlainIpv4, PlainIpv6},
+    tcp::TcpView,
+};
+use flowtable::{FlowHash, FlowRef, PacketFacts, TransportFacts, Verdict};
+
+use crate::{
+    config::Role,
+    drops::DropReason,
+    next_hop::{NextHop, PortHop, TunnelExit, TunnelHop},
+    packet::{Checksum, Packet},
+    parse::{Headers, IP_OFFSET, Refusal, parse_ip, tcp_facts},
+    pipeline::Pass,
+    rewrite::{Outgoing, Unfinished, finish, mtu_for},
+    snapshot::VrfIndex,
+    trace::Detail,
+};
+
+/// What is kept of a plain packet's headers, apart from its flow key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Plain {
+    /// The IP packet in bytes.
+    ip_bytes: u32,
+    traffic_class: TrafficClass,
+    is_ipv4: bool,
+    is_tcp: bool,
+    /// Routers may not fragment it: always so for IPv6.
+    is_whole_only: bool,
+}
+
+impl Plain {
+    /// Where the IP packet ends, in bytes from the Ethernet header on.
+    #[inline]
+    fn end(self) -> usize {
+        IP_OFFSET.saturating_add(self.ip_bytes as usize)
+    }
+
+    #[inline]
+    fn transport_offset(self) -> usize {
+        if self.is_ipv4 { PlainIpv4::TRANSPORT_OFFSET } else { PlainIpv6::TRANSPORT_OFFSET }
+    }
+
+    /// What the flow table is told about the packet in `frame`.
+    #[inline]
+    fn facts(self, frame: &[u8]) -> PacketFacts {
+        let transport = if self.is_tcp { self.tcp_facts(frame) } else { TransportFacts::Datagram };
+        PacketFacts { bytes: self.ip_bytes, transport }
+    }
+
+    #[inline]
+    fn tcp_facts(self, frame: &[u8]) -> TransportFacts {
+        let offset = self.transport_offset();
+        let segment = frame.get(offset..).unwrap_or(&[]);
+        match TcpView::parse(segment) {
+            Ok((tcp, _)) => TransportFacts::Tcp(tcp_facts(&tcp, self.end().saturating_sub(offset))),
+            // The header was found whole when the packet was read.
+            Err(_) => TransportFacts::Datagram,
+        }
+    }
+
+    #[inline]
+    fn outgoing(self, flow_hash: u64) -> Outgoing {
+        Outgoing {
+            is_ipv4: self.is_ipv4,
+            traffic_class: self.traffic_class,
+            is_whole_only: self.is_whole_only,
+            flow_hash,
+        }
+    }
+
+    /// One hop less, in place.
+    #[inline]
+    fn decrement_hop_limit(self, frame: &mut [u8]) {
+        if self.is_ipv4 {
+            if let Some(frame) = frame.first_chunk_mut() {
+                plain::decrement_ttl(frame);
+            }
+        } else if let Some(frame) = frame.first_chunk_mut() {
+            plain::decrement_hop_limit(frame);
+        }
+    }
+}
+
+impl Pass<'_> {
+    /// Sends a plain packet of a known flow along the flow's way and takes it, if nothing speaks
+    /// against it. Otherwise says false and has changed and recorded nothing.
+    #[inline]
+    pub(crate) fn follow_plain(
+        &mut self,
+        packet: &mut Packet,
+        plain: Plain,
+        hash: FlowHash,
+        flow: FlowRef,
+    ) -> bool {
+        let Some(held) = self.worker.hold(flow) else { return false };
+        let action = held.action;
+        if action.has_local_source() && self.ingress.role == Role::Uplink {
+            return false;
+        }
+        let Some((index, generation)) = action.next_hop() else { return false };
+        let snapshot = self.snapshot;
+        let Some(hop) = snapshot.next_hop(index, generation) else { return false };
+        let mtu_bytes = match hop {
+            NextHop::Port(hop) => hop.mtu_bytes,
+            NextHop::Tunnel(hop) if matches!(hop.exit, TunnelExit::Port(_)) => {
+                let limit = snapshot.path_mtus.limit(index, hop.mtu_bytes, self.now);
+                mtu_for(limit, plain.is_ipv4)
+            }
+            _ => return false,
+        };
+        if plain.ip_bytes > u32::from(mtu_bytes) || packet.offload.gso.is_some() {
+            return false;
+        }
+        let facts = plain.facts(packet.data(self.pool.region()));
+        let recorded = held.record(&facts, self.now.ticks());
+        if recorded.is_none() && !self.record_rare(packet, &facts, flow) {
+            return packet.is_taken();
+        }
+        if packet.offload.checksum == Checksum::Partial {
+            self.finish_plain(packet, plain);
+        }
+        match hop {
+            NextHop::Port(hop) => self.send_plain(packet, plain, hop),
+            NextHop::Tunnel(hop) => self.encapsulate_plain(packet, plain, hop, hash),
+            _ => {}
+        }
+        true
+    }
+
+    /// Completes a checksum that a local socket left to the device.
+    #[inline(never)]
+    fn finish_plain(&self, packet: &mut Packet, plain: Plain) {
+        let region = self.pool.region();
+        let start = plain.transport_offset();
+        let addresses_offset =
+            if plain.is_ipv4 { PlainIpv4::ADDRESSES } else { PlainIpv6::ADDRESSES };
+        let addresses = packet.data(region).get(addresses_offset..start).unwrap_or(&[]);
+        let unfinished = Unfinished {
+            protocol: if plain.is_tcp { IpProtocol::TCP } else { IpProtocol::UDP },
+            start,
+            bytes: plain.end().saturating_sub(start),
+            addresses: Sum::of(addresses),
+        };
+        finish(packet, &unfinished, region);
+    }
+
+    /// Records a packet that is not what most are. False if its flow has ended, and if it is
+    /// invalid: then it was taken, and dropped.
+    #[inline(never)]
+    fn record_rare(&mut self, packet: &mut Packet, facts: &PacketFacts, flow: FlowRef) -> bool {
+        match self.worker.record(flow, facts, self.now.ticks()).map(|recorded| recorded.verdict) {
+            None => false,
+            Some(Verdict::Invalid(reason)) => {
+                let detail = Detail::Invalid { reason };
+                self.drop_packet(packet.take(), DropReason::FlowInvalid, detail);
+                false
+            }
+            Some(_) => true,
+        }
+    }
+
+    #[inline]
+    fn send_plain(&mut self, packet: &mut Packet, plain: Plain, hop: &PortHop) {
+        let frame = packet.data_mut(self.pool.region());
+        plain.decrement_hop_limit(frame);
+        write_macs(frame, hop.destination_mac, hop.source_mac);
+        // The hop is of the same snapshot as the port, so that the port is there.
+        if let Err(packet) = self.outbox.push(hop.port.index, packet.take()) {
+            self.drop_packet(packet, DropReason::TxRingFull, Detail::None);
+        }
+    }
+
+    #[inline]
+    fn encapsulate_plain(
+        &mut self,
+        packet: &mut Packet,
+        plain: Plain,
+        hop: &TunnelHop,
+        hash: FlowHash,
+    ) {
+        let frame = packet.data_mut(self.pool.region());
+        plain.decrement_hop_limit(frame);
+        write_macs(frame, hop.destination_mac, hop.source_mac);
+        self.put_into_tunnel(packet.take(), hop, &plain.outgoing(hash.0));
+    }
+
+    /// All headers of a plain packet that left the fast path.
+    #[cold]
+    pub(crate) fn headers_of_plain(
+        &self,
+        packet: &Packet,
+        vrf: VrfIndex,
+    ) -> Result<Headers, Refusal> {
+        let frame = packet.data(self.pool.region());
+        let (ethernet, _) = EthernetView::parse(frame)?;
+        parse_ip(frame, packet.total_bytes() as usize, ethernet.ether_type(), vrf)
+    }
+}
+
+/// The `EtherType` after them stays: what is inside does not change its family.
+#[inline]
+fn write_macs(frame: &mut [u8], to: MacAddress, from: MacAddress) {
+    let macs = frame.first_chunk_mut::<12>().map(|macs| macs.as_chunks_mut().0);
+    if let Some([destination, source]) = macs {
+        *destination = to.octets();
+        *source = from.octets();
+    }
+}
