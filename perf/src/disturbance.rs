@@ -1,4 +1,4 @@
-//! What disturbed a thread while it was measured: others on its CPU, the hypervisor.
+//! What disturbed a thread while it was measured: others on its CPU, the hypervisor, limits.
 
 use std::fs;
 
@@ -19,6 +19,7 @@ struct Counts {
     ran_nanoseconds: u64,
     waited_nanoseconds: u64,
     stolen_ticks: u64,
+    throttled: u64,
 }
 
 /// What happened to a thread.
@@ -30,6 +31,8 @@ pub struct Disturbance {
     pub is_shared: bool,
     /// The hypervisor ran something else on the CPU.
     pub is_stolen: bool,
+    /// The CPU was too hot, or the control group had used up its time.
+    pub is_throttled: bool,
 }
 
 impl Watch {
@@ -54,6 +57,7 @@ impl Disturbance {
             preemptions: self.preemptions + other.preemptions,
             is_shared: self.is_shared || other.is_shared,
             is_stolen: self.is_stolen || other.is_stolen,
+            is_throttled: self.is_throttled || other.is_throttled,
         }
     }
 
@@ -64,6 +68,7 @@ impl Disturbance {
             preemptions: since(|it| it.preemptions),
             is_shared: waited.saturating_mul(1000) > ran.saturating_mul(SHARED_PER_MILLE),
             is_stolen: since(|it| it.stolen_ticks) > 0,
+            is_throttled: since(|it| it.throttled) > 0,
         }
     }
 }
@@ -82,9 +87,25 @@ impl Counts {
             preemptions: preemptions.and_then(|count| count.trim().parse().ok()).unwrap_or(0),
             ran_nanoseconds: schedstat.next().unwrap_or(0),
             waited_nanoseconds: schedstat.next().unwrap_or(0),
+            throttled: group_throttled() + heat_throttled(cpu),
             stolen_ticks: stolen_ticks(&fs::read_to_string("/proc/stat").unwrap_or_default(), cpu),
         }
     }
+}
+
+/// How often this process's control group had used up its time; 0 where it has no limit.
+fn group_throttled() -> u64 {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    let stat = fs::read_to_string(format!("/sys/fs/cgroup{group}/cpu.stat")).unwrap_or_default();
+    let count = stat.lines().find_map(|line| line.strip_prefix("nr_throttled "));
+    count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
+/// How often a CPU was too hot; 0 where the kernel does not say.
+fn heat_throttled(cpu: usize) -> u64 {
+    let path = format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_count");
+    fs::read_to_string(path).ok().and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
 /// The eighth number of a CPU's line (proc(5)).
@@ -113,9 +134,9 @@ mod tests {
             preemptions: 3,
             ran_nanoseconds: 1_000_000,
             waited_nanoseconds,
-            stolen_ticks: 0,
+            ..before
         };
-        let calm = Disturbance { preemptions: 3, is_shared: false, is_stolen: false };
+        let calm = Disturbance { preemptions: 3, ..Disturbance::default() };
         assert_eq!(Disturbance::between(&before, &after(5_000)), calm);
         let shared = Disturbance { is_shared: true, ..calm };
         assert_eq!(Disturbance::between(&before, &after(5_001)), shared);

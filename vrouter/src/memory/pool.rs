@@ -114,11 +114,11 @@ impl FramePool {
     }
 
     /// Takes a free frame; `None` if packet memory is exhausted.
+    #[inline]
     #[expect(unsafe_code, reason = "the pool is an owner of frames by index")]
     pub fn allocate(&mut self) -> Option<Frame> {
         if self.free.is_empty() {
-            let batch = self.depot.batches.pop()?;
-            self.free.extend_from_slice(&batch);
+            self.draw()?;
         }
         let index = self.free.pop()?;
         // SAFETY: indices in the pool and the depot came from `into_index` and are held by nobody
@@ -126,17 +126,39 @@ impl FramePool {
         Some(unsafe { self.depot.region.adopt(index) })
     }
 
+    /// Takes a batch from the depot.
+    #[cold]
+    fn draw(&mut self) -> Option<()> {
+        let batch = self.depot.batches.pop()?;
+        self.free.extend_from_slice(&batch);
+        Some(())
+    }
+
     /// A packet that holds a copy of `bytes`, in as many frames as it takes; `None` if there are
     /// not enough.
     ///
     /// The first frame keeps the usual headroom; an empty slice makes an empty packet.
+    #[inline] // Into `rx_burst`: a packet that is returned is stored twice.
     pub fn copy_in(&mut self, bytes: &[u8], ingress: PortRef) -> Option<Packet> {
-        let frame_bytes = self.depot.region.frame_bytes() as usize;
-        let linear_max = frame_bytes - usize::from(HEADROOM_BYTES);
+        let linear_max = self.frame_bytes() - usize::from(HEADROOM_BYTES);
+        if bytes.len() > linear_max {
+            return self.copy_in_chained(bytes, linear_max, ingress);
+        }
+        let Segment { frame, offset, len } = self.copy_segment(bytes, HEADROOM_BYTES)?;
+        Some(Packet::new(frame, offset, len, ingress))
+    }
+
+    #[cold]
+    fn copy_in_chained(
+        &mut self,
+        bytes: &[u8],
+        linear_max: usize,
+        ingress: PortRef,
+    ) -> Option<Packet> {
         let (linear, rest) = bytes.split_at(bytes.len().min(linear_max));
         let Segment { frame, offset, len } = self.copy_segment(linear, HEADROOM_BYTES)?;
         let mut packet = Packet::new(frame, offset, len, ingress);
-        for bytes in rest.chunks(frame_bytes) {
+        for bytes in rest.chunks(self.frame_bytes()) {
             let Some(segment) = self.copy_segment(bytes, 0) else {
                 self.free_packet(packet);
                 return None;
@@ -146,7 +168,12 @@ impl FramePool {
         Some(packet)
     }
 
+    fn frame_bytes(&self) -> usize {
+        self.depot.region.frame_bytes() as usize
+    }
+
     /// A frame that holds a copy of `bytes` from `offset` on; there must be room for them.
+    #[inline]
     fn copy_segment(&mut self, bytes: &[u8], offset: u16) -> Option<Segment> {
         let mut frame = self.allocate()?;
         let start = usize::from(offset);
@@ -179,6 +206,7 @@ impl FramePool {
         }
     }
 
+    #[cold]
     fn give_back(&mut self) {
         let Some(rest) = self.free.len().checked_sub(DEPOT_BATCH_FRAMES) else { return };
         let mut batch = [NO_FRAME; DEPOT_BATCH_FRAMES];

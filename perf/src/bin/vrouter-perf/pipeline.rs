@@ -155,6 +155,7 @@ fn marks(figures: &Figures, measured: &Measured) -> Vec<&'static str> {
         (disturbance.preemptions > 0, "preempted"),
         (disturbance.is_shared, "cpu shared"),
         (disturbance.is_stolen, "stolen"),
+        (disturbance.is_throttled, "throttled"),
         (off > figures.median * SPREAD_PERCENT_MAX / 100.0, UNSTEADY),
         (is_slow, "too little churn"),
     ];
