@@ -184,15 +184,16 @@ pub(crate) struct LockedBuckets<'a> {
 impl<'a> LockedBuckets<'a> {
     /// Takes the locks of four buckets, some of which may be the same; `None` if one could not be
     /// had soon.
-    pub(crate) fn lock(buckets: &'a Section<Bucket>, mut numbers: [u32; 4]) -> Option<Self> {
-        numbers.sort_unstable();
+    pub(crate) fn lock(buckets: &'a Section<Bucket>, numbers: [u32; 4]) -> Option<Self> {
         let mut locked = Self { buckets, held: [(0, 0); 4], count: 0 };
-        for number in numbers {
-            if !locked.holds(number) {
+        let mut previous = None;
+        for number in ascending(numbers) {
+            if previous != Some(number) {
                 // Giving up drops `locked`, which gives back what it has.
                 let version = buckets.at(number)?.lock()?;
                 *locked.held.get_mut(locked.count)? = (number, version);
-                locked.count = locked.count.saturating_add(1);
+                locked.count = locked.count.wrapping_add(1);
+                previous = Some(number);
             }
         }
         Some(locked)
@@ -212,6 +213,14 @@ impl Drop for LockedBuckets<'_> {
             }
         }
     }
+}
+
+/// Four numbers in ascending order: by comparing pairs, then the lesser and the greater ones, then
+/// what is left in the middle.
+fn ascending([a, b, c, d]: [u32; 4]) -> [u32; 4] {
+    let ((a, b), (c, d)) = ((a.min(b), a.max(b)), (c.min(d), c.max(d)));
+    let ((a, c), (b, d)) = ((a.min(c), a.max(c)), (b.min(d), b.max(d)));
+    [a, b.min(c), b.max(c), d]
 }
 
 /// The numbers of the bits set in a mask of slots.
@@ -239,6 +248,16 @@ mod tests {
         bucket.clear(5);
         assert_eq!((bucket.matching(7), bucket.free_slot()), (0xdf, Some(5)));
         assert_eq!(slots(bucket.matching(7)).map(|s| bucket.index(s)).sum::<u32>(), 723);
+    }
+
+    #[test]
+    fn four_numbers_are_put_in_order() {
+        for code in 0..256u32 {
+            let numbers = [0, 2, 4, 6].map(|shift| (code >> shift) & 3);
+            let mut sorted = numbers;
+            sorted.sort_unstable();
+            assert_eq!(ascending(numbers), sorted);
+        }
     }
 
     #[test]

@@ -287,15 +287,14 @@ pub(crate) struct EntryView<'a>(&'a [AtomicU64]);
 impl EntryView<'_> {
     /// Writes the whole entry. Nobody but the caller can find it.
     pub(crate) fn write(self, key: &FlowKey, stamp: Stamp, scopes: Scopes, action: [u64; 4]) {
-        for (word, address) in self.0.iter().take(self.meta_at()).zip(key.addresses) {
-            word.store(address, Relaxed);
-        }
         let lower = u64::from(stamp.owner.low & 0xff);
-        self.store(self.meta_at(), (key.meta & !0xff) | lower);
-        self.store(self.meta_at() + 1, stamp.to_word());
-        self.store(self.meta_at() + 2, scopes.to_word());
-        for (word, part) in self.0.iter().rev().take(ACTION_WORDS).rev().zip(action) {
-            word.store(part, Relaxed);
+        let (meta, stamp, scopes) = ((key.meta & !0xff) | lower, stamp.to_word(), scopes.to_word());
+        let [k0, k1, k2, k3] = key.addresses;
+        let [a0, a1, a2, a3] = action;
+        if let Some(words) = self.0.first_chunk() {
+            store(words, [k0, k1, k2, k3, meta, stamp, scopes, 0, a0, a1, a2, a3]);
+        } else if let Some(words) = self.0.first_chunk() {
+            store(words, [k0, meta, stamp, scopes, a0, a1, a2, a3]);
         }
     }
 
@@ -358,11 +357,12 @@ impl EntryView<'_> {
     fn load(self, at: usize) -> u64 {
         self.0.get(at).map_or(0, |word| word.load(Relaxed))
     }
+}
 
-    fn store(self, at: usize, value: u64) {
-        if let Some(word) = self.0.get(at) {
-            word.store(value, Relaxed);
-        }
+#[inline]
+fn store<const WORDS: usize>(words: &[AtomicU64; WORDS], values: [u64; WORDS]) {
+    for (word, value) in words.iter().zip(values) {
+        word.store(value, Relaxed);
     }
 }
 

@@ -142,15 +142,15 @@ impl InvalidReason {
     }
 }
 
-/// What a packet without states is to its connection, if it is not the first of its direction;
-/// nothing but its own direction's line is looked at.
+/// What a packet without states is to its connection, if the protocol has none; nothing but its own
+/// direction's line is looked at.
 #[inline]
 pub(crate) fn datagram_commonly(
     own: &DirectionState,
     direction: Direction,
     protocol: u8,
 ) -> Option<Verdict> {
-    if reads_both_sides(protocol) || !own.has_packets() {
+    if reads_both_sides(protocol) {
         return None;
     }
     let is_established = own.is_answered() || direction == Direction::Reply;
@@ -178,9 +178,15 @@ pub(crate) struct Sides<'a> {
 
 impl Sides<'_> {
     /// Counts a packet that belongs to the connection.
-    #[inline]
     pub(crate) fn count(self, bytes: u32) {
-        if self.own.count(bytes) && !reads_both_sides(self.protocol) {
+        if self.own.count(bytes) {
+            self.answer();
+        }
+    }
+
+    /// After the first packet of a direction: notes in the other one's state that it has an answer.
+    pub(crate) fn answer(self) {
+        if !reads_both_sides(self.protocol) {
             self.other.answer();
         }
     }

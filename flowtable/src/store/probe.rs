@@ -77,23 +77,42 @@ impl Store {
     }
 
     /// The entry that `key` leads to.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn probe(&self, key: &FlowKey, hash: FlowHash) -> Option<Found> {
+        let (first, tag) = (self.buckets.at(hash.first_bucket(self.layout.buckets))?, hash.tag());
+        let version = first.version();
+        let may_be_there = first.matching(tag) != 0 || first.may_have_stray(tag);
+        if may_be_there || has_moved(first, version) { self.probe_both(key, hash) } else { None }
+    }
+
+    #[inline(never)]
+    fn probe_both(&self, key: &FlowKey, hash: FlowHash) -> Option<Found> {
         // Who found an entry ended finds here what took its place (claim 9).
         fence(Acquire);
-        let stages = self.stages();
-        let first = self.buckets.at(hash.first_bucket(stages.count))?;
-        let second = self.buckets.at(hash.second_bucket(stages.count))?;
+        let first = self.buckets.at(hash.first_bucket(self.layout.buckets))?;
         for _ in 0..PROBES_MAX {
             let version = first.version();
-            let found = stages
-                .probe_bucket(first, hash.tag(), key)
-                .or_else(|| stages.probe_bucket(second, hash.tag(), key));
+            let found = self.probe_locked(key, hash);
             if found.is_some() || !has_moved(first, version) {
                 return found;
             }
         }
         None
+    }
+
+    /// The entry that `key` leads to. The caller holds the locks of its buckets, so that nothing
+    /// moves, or finds out if something did.
+    #[inline]
+    pub(crate) fn probe_locked(&self, key: &FlowKey, hash: FlowHash) -> Option<Found> {
+        let (stages, tag) = (self.stages(), hash.tag());
+        let first = stages.bucket(hash.first_bucket(stages.count))?;
+        stages.probe_bucket(first, tag, key).or_else(|| {
+            if !first.may_have_stray(tag) {
+                return None;
+            }
+            let second = stages.bucket(hash.second_bucket(stages.count))?;
+            stages.probe_bucket(second, tag, key)
+        })
     }
 
     #[inline]
@@ -167,6 +186,7 @@ impl Stages<'_> {
         Some(index)
     }
 
+    #[inline]
     fn probe_bucket(&self, bucket: &Bucket, tag: u16, key: &FlowKey) -> Option<Found> {
         slots(bucket.matching(tag)).find_map(|slot| {
             let index = EntryIndex(bucket.index(slot));

@@ -25,10 +25,7 @@ impl<A> Held<'_, A> {
     #[inline]
     #[must_use]
     pub fn record(&self, facts: &PacketFacts, now: Ticks) -> Option<Verdict> {
-        let verdict = self.core.judge_commonly(self.flow, self.own, facts)?;
-        self.own.see(now);
-        self.own.count(facts.bytes);
-        Some(verdict)
+        self.core.record_held(self.flow, self.own, facts, now)
     }
 }
 

@@ -194,10 +194,10 @@ impl WorkerCore {
 
         let locked = store.lock(new.forward_hash, new.reply_hash)?;
         if ordering::search_under_lock() {
-            if let Some(found) = store.probe(&new.forward, new.forward_hash) {
+            if let Some(found) = store.probe_locked(&new.forward, new.forward_hash) {
                 return Some(Step::Done(adopt(&found, new.version)));
             }
-            if store.probe(&new.reply, new.reply_hash).is_some() {
+            if store.probe_locked(&new.reply, new.reply_hash).is_some() {
                 return Some(Step::Done(InsertOutcome::ReplyCollision));
             }
         }

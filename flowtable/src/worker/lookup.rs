@@ -103,14 +103,38 @@ impl WorkerCore {
         }
         let action = self.store.entries.action_of(flow.entry, flow.owner)?;
         let own = self.store.own_side(flow.owner, flow.direction())?;
-        let verdict = self.judge_commonly(flow, own, facts)?;
-        own.see(now);
-        own.count(facts.bytes);
+        let verdict = self.record_held(flow, own, facts, now)?;
         Some((action, verdict))
     }
 
+    /// The same for a flow that lives, whose own direction's state is `own`.
     #[inline]
-    pub(super) fn judge_commonly(
+    pub(super) fn record_held(
+        &self,
+        flow: FlowRef,
+        own: &DirectionState,
+        facts: &PacketFacts,
+        now: Ticks,
+    ) -> Option<Verdict> {
+        let verdict = self.judge_commonly(flow, own, facts)?;
+        own.see(now);
+        if own.count(facts.bytes) {
+            self.answer(flow);
+        }
+        Some(verdict)
+    }
+
+    /// Notes in the other direction's state that this one has packets.
+    #[cold]
+    #[inline(never)]
+    fn answer(&self, flow: FlowRef) {
+        if let Some(sides) = self.store.sides(flow.owner, flow.direction()) {
+            sides.answer();
+        }
+    }
+
+    #[inline]
+    fn judge_commonly(
         &self,
         flow: FlowRef,
         own: &DirectionState,

@@ -39,6 +39,29 @@ fn both_directions_of_an_inserted_pair_are_found_in_both_families() {
 }
 
 #[test]
+fn a_packet_of_a_held_flow_is_recorded_like_any_other() {
+    let (table, scopes) = (table(64), ScopeVersions::new(0));
+    let config = ConfigView { version: 1, scopes: &scopes };
+    let mut worker = table.worker(0).unwrap();
+    for key in [udp(1000), udp6(1000)] {
+        let forward = inserted(&table, &mut worker, key);
+        let Lookup::Hit(reply) = look(&table, &mut worker, &key.reversed(), config) else {
+            panic!()
+        };
+        let flows = [forward, forward, reply, forward, reply];
+        let verdicts = flows.map(|flow| {
+            let held = worker.hold(flow).unwrap();
+            assert_eq!(held.action, actions(1)[usize::from(flow == reply)]);
+            held.record(&DATAGRAM, 5).unwrap()
+        });
+        let (new, established) = (Verdict::New, Verdict::Established);
+        assert_eq!(verdicts, [new, new, established, established, established]);
+        worker.remove(forward);
+        assert!(worker.hold(reply).is_none());
+    }
+}
+
+#[test]
 fn the_second_insert_of_a_pair_adopts_the_first_from_either_side() {
     let table = table(64);
     let (mut one, mut other) = (table.worker(0).unwrap(), table.worker(1).unwrap());
