@@ -291,9 +291,9 @@ impl EntryView<'_> {
         let (meta, stamp, scopes) = ((key.meta & !0xff) | lower, stamp.to_word(), scopes.to_word());
         let [k0, k1, k2, k3] = key.addresses;
         let [a0, a1, a2, a3] = action;
-        if let Some(words) = self.0.first_chunk() {
+        if let Some(words) = self.0.first_chunk::<12>() {
             store(words, [k0, k1, k2, k3, meta, stamp, scopes, 0, a0, a1, a2, a3]);
-        } else if let Some(words) = self.0.first_chunk() {
+        } else if let Some(words) = self.0.first_chunk::<8>() {
             store(words, [k0, meta, stamp, scopes, a0, a1, a2, a3]);
         }
     }
