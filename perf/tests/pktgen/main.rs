@@ -1,11 +1,11 @@
 //! `vrouter-perf pktgen` held against what is not its own: the kernel's counters of interfaces,
-//! protocols and nftables, the kernel's bridge, and DPDK's testpmd.
+//! protocols and nftables, the kernel's bridge, DPDK's testpmd, and the engine.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
 
+mod engine;
 mod lab;
 mod memory;
-#[expect(dead_code, reason = "shared with tests that use more of it")]
 #[path = "../../../vrouter/tests/support/namespace.rs"]
 mod namespace;
 mod tap;

@@ -30,6 +30,11 @@ impl Interrupt {
         Ok(Self(is_asked))
     }
 
+    /// Becomes true when it is asked for.
+    pub(crate) fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+
     /// Fails once the end was asked for.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         if self.0.load(Relaxed) {

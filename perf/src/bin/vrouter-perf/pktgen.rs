@@ -5,13 +5,10 @@ mod report;
 mod row;
 mod search;
 
-use std::{
-    process::ExitCode,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
+pub(crate) use options::PktgenOptions;
 use perf::{
     machine::Machine,
     pktgen::{
@@ -20,11 +17,10 @@ use perf::{
         trial::{Bench, End, Plan, Trial},
     },
 };
-use signal_hook::consts::{SIGINT, SIGTERM};
-
-pub(crate) use options::PktgenOptions;
 use report::Watch;
 use row::Row;
+
+use crate::interrupt::Interrupt;
 
 /// What is returned if more is lost than `--loss-limit` allows.
 const EXIT_LOSS: u8 = 3;
@@ -101,17 +97,11 @@ fn plan(options: &PktgenOptions) -> anyhow::Result<Plan> {
     {
         bail!("on CPU {cpu} sender and sink would take turns; give --tx-cpu and --rx-cpu two CPUs");
     }
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // The second one ends the process, should the first not get through.
-        signal_hook::flag::register_conditional_default(signal, Arc::clone(&interrupted))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)))
-            .context("cannot listen to signals")?;
-    }
+    let interrupt = Interrupt::watch().context("cannot listen to signals")?;
     Ok(Plan {
         tx: tx.map(|port| End { port, cpu: options.tx_cpu }),
         rx: rx.map(|port| End { port, cpu: options.rx_cpu }),
         is_busy: options.busy,
-        interrupted,
+        interrupted: interrupt.flag(),
     })
 }
