@@ -63,6 +63,10 @@ impl Epochs {
     pub(crate) fn quiesce(&self, participant: usize) {
         let Some(place) = self.announcements.get(participant) else { return };
         let global = self.global.load(Acquire);
+        if place.epoch.load(Relaxed) == global {
+            // Announced already: nobody waits for more, and the fence would hold up the next burst.
+            return;
+        }
         place.epoch.store(global, Release); // What was found before is not read after.
         if ordering::fence_online() {
             // Either whoever frees sees this announcement, or what it unlinked before is not found
