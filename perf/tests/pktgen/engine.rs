@@ -134,19 +134,20 @@ fn objects() -> Vec<api::Object> {
     objects
 }
 
-/// Sends 3,000 packets of 200 flows through the engine, and compares what both count.
+/// Sends packets of 200 flows through the engine, and compares what both count: fewer than any ring
+/// on the way holds, so that none is lost to a thread that is held up.
 fn pass(site: &Site, tx: &str, rx: &str, addresses: &str) {
     let totals = site.with_engine(|| {
         let ports = format!("{} {}", site.tx(tx), site.rx(rx));
-        let options = "--packets 3000 --rate 5kpps --frame imix --flows 200";
+        let options = "--packets 1200 --rate 5kpps --frame imix --flows 200";
         let row = row(&format!("{ports} {addresses} {options}"));
         let lost_by_sink = row["lost_by_sink"].as_u64().unwrap();
-        assert_eq!(row["received"], json!(3000 - lost_by_sink), "{row:#}");
+        assert_eq!(row["received"], json!(1200 - lost_by_sink), "{row:#}");
         for count in ["reordered", "duplicated", "corrupted", "foreign"] {
             assert_eq!(row[count], json!(0), "{count}: {row:#}");
         }
     });
-    assert_eq!((totals.rx_packets, totals.tx_packets), (3000, 3000), "{totals:?}");
+    assert_eq!((totals.rx_packets, totals.tx_packets), (1200, 1200), "{totals:?}");
 }
 
 /// The pods' MAC addresses are those of their IPv4 addresses, as are the gateway's and the VTEPs'.
