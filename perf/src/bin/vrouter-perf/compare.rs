@@ -7,6 +7,7 @@ mod contenders;
 mod files;
 pub(crate) mod options;
 mod table;
+mod veth;
 
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use self::{
     contenders::{Contender, Measured, Ours},
     files::Files,
     options::{CompareCase, CompareOptions},
+    veth::Veth,
 };
 use crate::{interrupt::Interrupt, pipeline::Setting, report::Progress};
 
@@ -87,10 +89,16 @@ pub(crate) fn run(options: &CompareOptions) -> anyhow::Result<()> {
     }
     for &flows in options.flows() {
         let files = Files::write(flows, setup.frame_bytes).context("cannot write the frames")?;
-        let mut field = Field::new(&setup, flows, &files, &mut skipped)?;
+        let mut field = Field::new(&setup, flows, &interrupt);
+        if !options.cases().iter().all(|case| case.is_veth()) {
+            field.start_peers(&files, &mut skipped)?;
+        }
         for &case in options.cases() {
             progress.step(&format!("{}, {flows} flows", case.name()));
-            rows.extend(field.measure(case, options, &interrupt)?);
+            // They are searches, and the number of flows matters little to them.
+            if !case.is_veth() || Some(&flows) == options.flows().last() {
+                rows.extend(field.measure(case, options, &mut skipped)?);
+            }
         }
     }
     progress.finish();
@@ -104,19 +112,22 @@ struct Field<'a> {
     contenders: Vec<Box<dyn Contender + 'a>>,
     setup: &'a Setup,
     flows: u32,
+    interrupt: &'a Interrupt,
 }
 
 impl<'a> Field<'a> {
-    fn new(
-        setup: &'a Setup,
-        flows: u32,
-        files: &'a Files,
-        skipped: &mut Vec<String>,
-    ) -> anyhow::Result<Self> {
-        let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(Ours { setup, flows })];
-        for (name, peer) in contenders::peers(setup, files) {
+    /// Our engine, and the kernel.
+    fn new(setup: &'a Setup, flows: u32, interrupt: &'a Interrupt) -> Self {
+        let veth = |is_ours| Box::new(Veth::new(setup, flows, interrupt, is_ours));
+        let contenders: Vec<Box<dyn Contender>> =
+            vec![Box::new(Ours { setup, flows }), veth(true), veth(false)];
+        Self { contenders, setup, flows, interrupt }
+    }
+
+    fn start_peers(&mut self, files: &'a Files, skipped: &mut Vec<String>) -> anyhow::Result<()> {
+        for (name, peer) in contenders::peers(self.setup, files) {
             match peer {
-                Ok(contender) => contenders.push(contender),
+                Ok(contender) => self.contenders.push(contender),
                 Err(error) if error.is_absence() => {
                     let reason = format!("{name}: skipped: {error}");
                     if !skipped.contains(&reason) {
@@ -126,15 +137,17 @@ impl<'a> Field<'a> {
                 Err(error) => return Err(error).with_context(|| format!("cannot start {name}")),
             }
         }
-        Ok(Self { contenders, setup, flows })
+        Ok(())
     }
 
+    /// Measures a case in all rounds; tells in `skipped` whose rounds gave nothing.
     fn measure(
         &mut self,
         case: CompareCase,
         options: &CompareOptions,
-        interrupt: &Interrupt,
+        skipped: &mut Vec<String>,
     ) -> anyhow::Result<Vec<Row>> {
+        let interrupt = self.interrupt;
         let mut taking_part = Vec::new();
         for contender in &mut self.contenders {
             interrupt.check()?;
@@ -145,14 +158,17 @@ impl<'a> Field<'a> {
             }
         }
         let time = Duration::from_secs_f64(options.seconds);
+        // A search of the highest rate is many windows, and its first one warms up.
+        let rounds = if case.is_veth() { options.rounds.div_ceil(3) } else { options.rounds };
+        let first = u32::from(!case.is_veth());
         // One round more, the first, which is not counted: caches and predictors are cold.
-        for round in 0..=options.rounds {
+        for round in 0..rounds + first {
             for (contender, taken) in &mut taking_part {
                 interrupt.check()?;
                 let name = contender.name();
                 let context = || format!("{name} failed in {}", case.name());
                 let measured = contender.measure(case, time).with_context(context)?;
-                if round > 0 {
+                if round >= first {
                     taken.push(measured);
                 }
             }
@@ -161,10 +177,19 @@ impl<'a> Field<'a> {
             return Ok(Vec::new());
         };
         let (setup, flows) = (self.setup, self.flows);
-        let rows = taking_part.iter().filter_map(|(contender, taken)| {
-            row(case, flows, options.frame_bytes, contender.as_ref(), taken, &ours, setup)
-        });
-        Ok(rows.collect())
+        let mut rows = Vec::new();
+        for (contender, taken) in &taking_part {
+            let contender = contender.as_ref();
+            match row(case, flows, options.frame_bytes, contender, taken, &ours, setup) {
+                Some(row) => rows.push(row),
+                None => skipped.push(format!(
+                    "{}, {}: no rate at which little was lost, beside one of {OURS}'s",
+                    contender.name(),
+                    case.name()
+                )),
+            }
+        }
+        Ok(rows)
     }
 }
 
@@ -173,15 +198,20 @@ fn row(
     flows: u32,
     frame_bytes: u16,
     contender: &dyn Contender,
-    taken: &[Measured],
-    ours: &[Measured],
+    taken: &[Option<Measured>],
+    ours: &[Option<Measured>],
     setup: &Setup,
 ) -> Option<Row> {
-    let cycles: Vec<f64> = taken.iter().map(|round| round.cycles_per_packet).collect();
+    let rounds = || taken.iter().flatten();
+    let cycles: Vec<f64> = rounds().map(|round| round.cycles_per_packet).collect();
     let rate = setup.pipeline.cycles_per_second / 1e6;
     let mpps: Vec<f64> = cycles.iter().map(|cycles| rate / cycles).collect();
-    let pairs = cycles.iter().zip(ours);
-    let ratios: Vec<f64> = pairs.map(|(cycles, ours)| cycles / ours.cycles_per_packet).collect();
+    let pairs = taken.iter().zip(ours);
+    let ratios: Vec<f64> = pairs
+        .filter_map(|(it, ours)| {
+            Some(it.as_ref()?.cycles_per_packet / ours.as_ref()?.cycles_per_packet)
+        })
+        .collect();
     Some(Row {
         case: case.name(),
         dataplane: contender.name(),
@@ -190,8 +220,8 @@ fn row(
         cycles_per_packet: Figures::of(&cycles)?,
         mpps: Figures::of(&mpps)?,
         vrouter_ratio: Figures::of(&ratios)?,
-        rounds: taken.len(),
-        rounds_disturbed: taken.iter().filter(|round| round.is_disturbed).count(),
+        rounds: cycles.len(),
+        rounds_disturbed: rounds().filter(|round| round.is_disturbed).count(),
         not_fair: contender.not_fair(case),
     })
 }

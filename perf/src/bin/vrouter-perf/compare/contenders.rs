@@ -24,8 +24,9 @@ pub(super) trait Contender {
     /// Gets ready for the case; whether it takes part in it.
     fn prepare(&mut self, case: CompareCase) -> anyhow::Result<bool>;
 
-    /// Forwards for a while, alone on the CPU, and is still before and after.
-    fn measure(&mut self, case: CompareCase, time: Duration) -> anyhow::Result<Measured>;
+    /// Forwards for a while, alone on the CPU, and is still before and after. `None` if there was
+    /// nothing to tell.
+    fn measure(&mut self, case: CompareCase, time: Duration) -> anyhow::Result<Option<Measured>>;
 
     /// What is not alike between its row and ours.
     fn not_fair(&self, case: CompareCase) -> &'static str;
@@ -58,17 +59,17 @@ impl Contender for Ours<'_> {
         super::OURS
     }
 
-    fn prepare(&mut self, _case: CompareCase) -> anyhow::Result<bool> {
-        Ok(true)
+    fn prepare(&mut self, case: CompareCase) -> anyhow::Result<bool> {
+        Ok(!case.is_veth())
     }
 
-    fn measure(&mut self, case: CompareCase, time: Duration) -> anyhow::Result<Measured> {
+    fn measure(&mut self, case: CompareCase, time: Duration) -> anyhow::Result<Option<Measured>> {
         let options = PipelineOptions::one_window(self.setup.frame_bytes, time.as_secs_f64());
         let row = pipeline::measure_case(case.ours(), self.flows, &options, &self.setup.pipeline)?;
-        Ok(Measured {
+        Ok(Some(Measured {
             cycles_per_packet: row.cycles_per_packet.median,
             is_disturbed: row.is_disturbed(),
-        })
+        }))
     }
 
     fn not_fair(&self, _case: CompareCase) -> &'static str {
@@ -91,12 +92,14 @@ impl Contender for Switch<'_> {
     }
 
     fn prepare(&mut self, case: CompareCase) -> anyhow::Result<bool> {
-        self.switch.forward(case.forwarding(), self.files.of(case))?;
-        Ok(true)
+        if !case.is_veth() {
+            self.switch.forward(case.forwarding(), self.files.of(case))?;
+        }
+        Ok(!case.is_veth())
     }
 
-    fn measure(&mut self, _case: CompareCase, time: Duration) -> anyhow::Result<Measured> {
-        Ok(self.switch.measure(time)?.into())
+    fn measure(&mut self, _case: CompareCase, time: Duration) -> anyhow::Result<Option<Measured>> {
+        Ok(Some(self.switch.measure(time)?.into()))
     }
 
     fn not_fair(&self, case: CompareCase) -> &'static str {
@@ -111,6 +114,7 @@ impl Contender for Switch<'_> {
                  of 32 from DPDK's net_pcap, each frame copied once, to net_null; as it is \
                  configured by default."
             }
+            CompareCase::VethForward | CompareCase::VethVxlanEncap => "Takes no part.",
             CompareCase::Conntrack => {
                 "Looks the connection up and keeps its state, as we do; no TTL, no MAC address. \
                  Established by replies before. Bursts of 32 from DPDK's net_pcap, each \
@@ -134,8 +138,8 @@ impl Contender for Testpmd {
         Ok(case == CompareCase::Forward)
     }
 
-    fn measure(&mut self, _case: CompareCase, time: Duration) -> anyhow::Result<Measured> {
-        Ok(Self::measure(self, time)?.into())
+    fn measure(&mut self, _case: CompareCase, time: Duration) -> anyhow::Result<Option<Measured>> {
+        Ok(Some(Self::measure(self, time)?.into()))
     }
 
     fn not_fair(&self, _case: CompareCase) -> &'static str {

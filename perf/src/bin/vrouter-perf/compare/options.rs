@@ -70,11 +70,26 @@ pub(crate) enum CompareCase {
     Conntrack,
     /// The same, out through a VXLAN tunnel.
     ConntrackVxlanEncap,
+    /// From one veth to another: Linux's bridge beside our AF_XDP ports.
+    VethForward,
+    /// The same, out through a VXLAN tunnel.
+    VethVxlanEncap,
 }
 
 impl CompareCase {
-    const ALL: [Self; 4] =
-        [Self::Forward, Self::VxlanEncap, Self::Conntrack, Self::ConntrackVxlanEncap];
+    const ALL: [Self; 6] = [
+        Self::Forward,
+        Self::VxlanEncap,
+        Self::Conntrack,
+        Self::ConntrackVxlanEncap,
+        Self::VethForward,
+        Self::VethVxlanEncap,
+    ];
+
+    /// Whether packets come in and leave on veths, and not from and to memory.
+    pub(crate) fn is_veth(self) -> bool {
+        matches!(self, Self::VethForward | Self::VethVxlanEncap)
+    }
 
     /// Its name in results.
     pub(crate) fn name(self) -> &'static str {
@@ -83,14 +98,18 @@ impl CompareCase {
             Self::VxlanEncap => "vxlan-encap",
             Self::Conntrack => "conntrack",
             Self::ConntrackVxlanEncap => "conntrack-vxlan-encap",
+            Self::VethForward => "veth-forward",
+            Self::VethVxlanEncap => "veth-vxlan-encap",
         }
     }
 
     /// What our engine does: it always tracks connections.
     pub(crate) fn ours(self) -> PipelineCase {
         match self {
-            Self::Forward | Self::Conntrack => PipelineCase::Ipv4Routed,
-            Self::VxlanEncap | Self::ConntrackVxlanEncap => PipelineCase::VxlanEncap,
+            Self::Forward | Self::Conntrack | Self::VethForward => PipelineCase::Ipv4Routed,
+            Self::VxlanEncap | Self::ConntrackVxlanEncap | Self::VethVxlanEncap => {
+                PipelineCase::VxlanEncap
+            }
         }
     }
 
