@@ -28,7 +28,7 @@ const EXIT_LOSS: u8 = 3;
 pub(crate) fn run(options: &PktgenOptions) -> anyhow::Result<ExitCode> {
     let addressing = options.addressing()?;
     let mut frames = Vec::new();
-    for mix in options.mixes() {
+    for mix in options.mixes(&addressing) {
         let set = FrameSet::new(addressing, &mix, options.flows)?;
         frames.push((mix, Arc::new(set)));
     }

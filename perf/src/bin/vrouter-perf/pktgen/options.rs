@@ -156,8 +156,13 @@ impl PktgenOptions {
     }
 
     /// Every frame mix that was asked for, in order.
-    pub(crate) fn mixes(&self) -> Vec<FrameMix> {
-        self.frames.iter().flat_map(|frames| frames.0.iter().cloned()).collect()
+    pub(crate) fn mixes(&self, addressing: &Addressing) -> Vec<FrameMix> {
+        let smallest = addressing.frame_bytes_min();
+        let mixes = |frames: &Frames| match frames {
+            Frames::Mix(mix) => vec![mix.clone()],
+            Frames::Rfc2544 => RFC_2544_SIZES.map(|size| FrameMix::of(size.max(smallest))).into(),
+        };
+        self.frames.iter().flat_map(mixes).collect()
     }
 
     fn tunnel(&self) -> Option<Tunnel> {
@@ -199,16 +204,18 @@ impl PktgenOptions {
     }
 }
 
-/// What one `--frame` stands for: `rfc2544` is several.
+/// What one `--frame` stands for.
 #[derive(Clone, Debug)]
-pub(crate) struct Frames(Vec<FrameMix>);
+pub(crate) enum Frames {
+    /// One row.
+    Mix(FrameMix),
+    /// A row for each size, the first as small as the headers allow.
+    Rfc2544,
+}
 
 impl Frames {
     fn parse(text: &str) -> Result<Self, FrameMixError> {
-        if text == "rfc2544" {
-            return Ok(Self(RFC_2544_SIZES.map(FrameMix::of).into()));
-        }
-        Ok(Self(vec![text.parse()?]))
+        if text == "rfc2544" { Ok(Self::Rfc2544) } else { text.parse().map(Self::Mix) }
     }
 }
 
