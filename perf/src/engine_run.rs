@@ -206,6 +206,12 @@ impl EngineRun {
         black_box((self.engine.ports(), self.engine.workers(), self.engine.stats().balance()));
     }
 
+    /// Whether the flow table and packet memory are on huge pages.
+    #[must_use]
+    pub fn is_on_huge_pages(&self) -> bool {
+        self.flows.table().is_on_huge_pages() && self.engine.region().is_huge()
+    }
+
     /// The flow table.
     #[must_use]
     pub fn flows(&self) -> &Arc<Flows> {

@@ -30,6 +30,8 @@ use crate::report::{self, Progress};
 const SPREAD_PERCENT_MAX: f64 = 10.0;
 /// The mark of a row with such a window.
 const UNSTEADY: &str = "unsteady";
+/// The mark of a row whose flow table or packet memory was on ordinary pages.
+const SMALL_PAGES: &str = "small pages";
 /// Updates a second below which churn was less than it should have been.
 const CHURN_PER_SECOND_MIN: f64 = 9_500.0;
 
@@ -66,7 +68,7 @@ pub(crate) struct Row {
 impl Row {
     /// Whether something else ran on the worker's CPU.
     pub(crate) fn is_disturbed(&self) -> bool {
-        self.marks.iter().any(|mark| *mark != UNSTEADY)
+        self.marks.iter().any(|mark| ![UNSTEADY, SMALL_PAGES].contains(mark))
     }
 }
 
@@ -158,6 +160,7 @@ fn marks(figures: &Figures, measured: &Measured) -> Vec<&'static str> {
         (disturbance.is_throttled, "throttled"),
         (off > figures.median * SPREAD_PERCENT_MAX / 100.0, UNSTEADY),
         (is_slow, "too little churn"),
+        (measured.is_on_small_pages, SMALL_PAGES),
     ];
     marks.into_iter().filter_map(|(is_set, mark)| is_set.then_some(mark)).collect()
 }

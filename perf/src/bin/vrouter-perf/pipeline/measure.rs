@@ -20,7 +20,9 @@ use crate::allocations::allocations_of_this_thread;
 /// How long the warm-up takes at least, however few flows there are.
 const WARM_UP: Duration = Duration::from_millis(50);
 /// Rounds of all packets in which a new flow must turn up, or it never will.
-const WARM_UP_ROUNDS_MAX: u64 = 64;
+const WARM_UP_ROUNDS_MAX: u64 = 4;
+/// Packets that make a round where there are fewer frames.
+const WARM_UP_PACKETS: u64 = 1 << 16;
 /// How long it is looked how many packets a window takes.
 const PACE: Duration = Duration::from_millis(20);
 /// First packets that are measured at least; with fewer flows, engines are made anew.
@@ -48,6 +50,8 @@ pub(super) struct Measured {
     /// Flows that the engine knew at the end.
     pub(super) flows: u32,
     pub(super) updates_per_second: Option<f64>,
+    /// Some of the memory was on ordinary pages.
+    pub(super) is_on_small_pages: bool,
 }
 
 /// Measures in windows of `seconds` each.
@@ -142,18 +146,28 @@ fn start(workload: &Workload, meter: &Arc<Meter>) -> anyhow::Result<EngineRun> {
 fn warm_up(run: &mut EngineRun, workload: &Workload) -> anyhow::Result<()> {
     let frames: usize = workload.inputs.values().map(|frames| frames.len()).sum();
     // Each port gives as many packets, however many frames it has.
-    let round = (frames as u64 * workload.inputs.len() as u64).max(4096);
+    let round = frames as u64 * workload.inputs.len() as u64;
     let start = Instant::now();
-    while run.packets() < 2 * round || start.elapsed() < WARM_UP {
+    match workload.flows {
+        Some(flows) => learn(run, flows, round)?,
+        None => pass(run, round)?,
+    }
+    pass(run, frames as u64)?;
+    while start.elapsed() < WARM_UP {
         run.tick()?;
     }
-    let Some(flows) = workload.flows else { return Ok(()) };
-    let mut known = run.flows().table().len();
-    let mut packets_max = run.packets() + WARM_UP_ROUNDS_MAX * round;
+    Ok(())
+}
+
+/// Until every flow is known.
+fn learn(run: &mut EngineRun, flows: u32, round: u64) -> anyhow::Result<()> {
+    let patience = WARM_UP_ROUNDS_MAX * round.max(WARM_UP_PACKETS);
+    let (mut known, mut packets_max) = (0, patience);
     while known < flows {
+        run.tick()?;
         let now_known = run.flows().table().len();
         if now_known > known {
-            (known, packets_max) = (now_known, run.packets() + WARM_UP_ROUNDS_MAX * round);
+            (known, packets_max) = (now_known, run.packets() + patience);
         } else if run.packets() > packets_max {
             let (packets, drops) = (run.packets(), run.totals().dropped());
             bail!(
@@ -161,6 +175,14 @@ fn warm_up(run: &mut EngineRun, workload: &Workload) -> anyhow::Result<()> {
                  were dropped"
             );
         }
+    }
+    Ok(())
+}
+
+/// Until so many packets more have passed.
+fn pass(run: &mut EngineRun, packets: u64) -> anyhow::Result<()> {
+    let packets = run.packets() + packets;
+    while run.packets() < packets {
         run.tick()?;
     }
     Ok(())
@@ -227,6 +249,7 @@ impl Measured {
         before: &PortTotals,
     ) -> anyhow::Result<()> {
         let flows = Arc::clone(run.flows());
+        self.is_on_small_pages |= !run.is_on_huge_pages();
         let stopped = run.stop()?;
         for reason in DropReason::ALL {
             let drops = stopped.totals.dropped_for(*reason) - before.dropped_for(*reason);

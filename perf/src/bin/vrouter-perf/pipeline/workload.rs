@@ -22,8 +22,9 @@ use super::options::{MIX_PODS, PipelineCase};
 const CONNECTIONS_MIN: u32 = 1024;
 /// Connections that the table has room for where frames are the user's own.
 const CAPTURE_CONNECTIONS: u32 = 1 << 20;
-/// Slots of the table for each that is used: half of them stay free.
-const SLOTS_PER_FLOW: u32 = 2;
+/// Connections that the table has room for, for each 16 that there are: nearly half of it stays
+/// free, and the most flows still fit the largest table.
+const ROOM_PER_16_FLOWS: u32 = 31;
 
 /// What is measured with one engine.
 pub(super) struct Workload {
@@ -52,7 +53,7 @@ impl Workload {
         // Packets of one way go from or to the first pod, those of a mix from or to every one.
         let sources = if ways.len() > 1 { u32::from(pods) } else { 1 };
         let mut inputs: HashMap<String, Vec<Captured>> = HashMap::new();
-        let mut connections = [CONNECTIONS_MIN; 2];
+        let mut connections = [0_u32; 2];
         for flow in traffic::shuffled(flows) {
             let pod = u8::try_from(flow % sources).unwrap_or(0);
             let way = ways.get((flow / sources) as usize % ways.len()).copied();
@@ -61,14 +62,14 @@ impl Workload {
             let captured = Captured { timestamp: Duration::ZERO, frame: frame.into() };
             inputs.entry(way.ingress(pod)).or_default().push(captured);
             let [v4, v6] = &mut connections;
-            *(if way == Way::PodToPodV6 { v6 } else { v4 }) += SLOTS_PER_FLOW;
+            *(if way == Way::PodToPodV6 { v6 } else { v4 }) += 1;
         }
         let is_once = case == PipelineCase::NewFlow;
         Self {
             case: case.name(),
             config: RunConfig {
                 pods,
-                connections_max: connections,
+                connections_max: connections.map(room_for),
                 repeat: if is_once { Repeat::Once } else { Repeat::Forever },
                 cpu,
             },
@@ -106,6 +107,10 @@ impl Workload {
     }
 }
 
+fn room_for(flows: u32) -> u32 {
+    (flows.div_ceil(16) * ROOM_PER_16_FLOWS).max(CONNECTIONS_MIN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,7 +121,7 @@ mod tests {
         assert_eq!(mix.inputs.len(), 20);
         assert_eq!(mix.inputs.values().map(|frames| frames.len()).sum::<usize>(), 7600);
         assert_eq!(mix.inputs["uplink"].len(), 1900);
-        assert_eq!(mix.config.connections_max, [1024 + 2 * 5700, 1024 + 2 * 1900]);
+        assert_eq!(mix.config.connections_max, [5712 / 16 * 31, 1904 / 16 * 31]);
     }
 
     #[test]
