@@ -8,7 +8,7 @@
 //!     └───stop──▶ sink's thread      (takes in the rest; reports what it received)
 //! ```
 
-mod lanes;
+mod threads;
 
 use std::{
     io,
@@ -139,8 +139,8 @@ struct Progress {
 /// Open ports and their threads. They end when it is dropped.
 #[derive(Debug)]
 pub struct Bench {
-    tx: Option<Lane<TxOrder, SenderReport>>,
-    rx: Option<Lane<RxOrder, SinkReport>>,
+    tx: Option<Station<TxOrder, SenderReport>>,
+    rx: Option<Station<RxOrder, SinkReport>>,
     interrupted: Arc<AtomicBool>,
     progress: Arc<Progress>,
     port_name: String,
@@ -150,7 +150,7 @@ pub struct Bench {
 
 /// A thread, and how to talk to it.
 #[derive(Debug)]
-struct Lane<Order, Report> {
+struct Station<Order, Report> {
     orders: Sender<Order>,
     reports: Receiver<Result<Report, TrialError>>,
     thread: Option<JoinHandle<()>>,
@@ -176,7 +176,7 @@ impl Bench {
     ///
     /// Fails if a port cannot be opened, or a CPU is not to be had.
     pub fn start(plan: &Plan) -> Result<Self, TrialError> {
-        lanes::start(plan)
+        threads::start(plan)
     }
 
     /// Makes a trial; `watch` is told once a second how many packets were sent and received.
@@ -219,7 +219,7 @@ impl Bench {
             None
         };
         stop.store(true, Relaxed);
-        let received = self.rx.as_ref().map(Lane::report).transpose()?;
+        let received = self.rx.as_ref().map(Station::report).transpose()?;
         let is_interrupted = self.interrupted.load(Relaxed);
         Ok(Outcome { sent: sent.transpose()?, received, is_interrupted })
     }
@@ -263,13 +263,15 @@ impl Drop for Bench {
     fn drop(&mut self) {
         // A thread ends when nobody can give it orders any more; the sink's first, since a port that
         // both use is opened by the sender's.
-        for thread in [self.rx.take().and_then(Lane::close), self.tx.take().and_then(Lane::close)] {
+        for thread in
+            [self.rx.take().and_then(Station::close), self.tx.take().and_then(Station::close)]
+        {
             let _ = thread.map(JoinHandle::join);
         }
     }
 }
 
-impl<Order, Report> Lane<Order, Report> {
+impl<Order, Report> Station<Order, Report> {
     fn order(&self, order: Order) -> Result<(), TrialError> {
         self.orders.send(order).map_err(|_| TrialError::Thread)
     }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Bench, End, Lane, Plan, Progress, RxOrder, SenderReport, SinkReport, TrialError, TxOrder,
+    Bench, End, Plan, Progress, RxOrder, SenderReport, SinkReport, Station, TrialError, TxOrder,
 };
 use rustix::thread::gettid;
 
@@ -66,20 +66,20 @@ pub(super) fn start(plan: &Plan) -> Result<Bench, TrialError> {
     };
     if let Some(end) = plan.tx.clone() {
         bench.port_name = end.port.to_string();
-        let lane = TxLane { end, plan: plan.clone(), progress: Arc::clone(&progress) };
+        let station = SenderThread { end, plan: plan.clone(), progress: Arc::clone(&progress) };
         let half_out = is_shared.then_some(half_out);
         let (opened, is_open) = channel();
         bench.tx = Some(spawn("pktgen-tx", move |orders, reports| {
-            lane.live(half_out, &opened, &orders, &reports);
+            station.live(half_out, &opened, &orders, &reports);
         })?);
         bench.frame_bytes_max = Some(is_open.recv().map_err(|_| TrialError::Thread)??);
     }
     if let Some(end) = plan.rx.clone() {
-        let lane = RxLane { end, is_busy: plan.is_busy, progress };
+        let station = SinkThread { end, is_busy: plan.is_busy, progress };
         let half_in = is_shared.then_some(half_in);
         let (opened, is_open) = channel();
         bench.rx = Some(spawn("pktgen-rx", move |orders, reports| {
-            lane.live(half_in, &opened, &orders, &reports);
+            station.live(half_in, &opened, &orders, &reports);
         })?);
         is_open.recv().map_err(|_| TrialError::Thread)??;
     }
@@ -89,14 +89,14 @@ pub(super) fn start(plan: &Plan) -> Result<Bench, TrialError> {
 fn spawn<Order: Send + 'static, Report: Send + 'static>(
     name: &str,
     live: impl FnOnce(Receiver<Order>, Sender<Result<Report, TrialError>>) + Send + 'static,
-) -> Result<Lane<Order, Report>, TrialError> {
+) -> Result<Station<Order, Report>, TrialError> {
     let (orders, orders_in) = channel();
     let (reports_out, reports) = channel();
     let thread = thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || live(orders_in, reports_out))
         .map_err(|_| TrialError::Thread)?;
-    Ok(Lane { orders, reports, thread: Some(thread) })
+    Ok(Station { orders, reports, thread: Some(thread) })
 }
 
 impl End {
@@ -113,13 +113,13 @@ impl End {
     }
 }
 
-struct TxLane {
+struct SenderThread {
     end: End,
     plan: Plan,
     progress: Arc<Progress>,
 }
 
-impl TxLane {
+impl SenderThread {
     fn live(
         self,
         half_out: Option<Sender<RxHalf>>,
@@ -231,13 +231,13 @@ fn whole(packets: f64) -> u64 {
     packets.round().max(1.0) as u64
 }
 
-struct RxLane {
+struct SinkThread {
     end: End,
     is_busy: bool,
     progress: Arc<Progress>,
 }
 
-impl RxLane {
+impl SinkThread {
     fn live(
         self,
         half_in: Option<Receiver<RxHalf>>,
