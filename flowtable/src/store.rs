@@ -134,6 +134,12 @@ impl Store {
         [hash.first_bucket(self.layout.buckets), hash.second_bucket(self.layout.buckets)]
     }
 
+    /// Asks for the bucket where a lookup of a hash begins.
+    #[inline]
+    pub(crate) fn prefetch_first_bucket(&self, hash: FlowHash) {
+        self.buckets.prefetch(hash.first_bucket(self.layout.buckets));
+    }
+
     /// Asks for both buckets where a hash may lie.
     #[inline]
     pub(crate) fn prefetch_buckets(&self, hash: FlowHash) {

@@ -172,6 +172,16 @@ impl<A: Action> FlowTable<A> {
         self.store.hash.hash(key)
     }
 
+    /// The hash of a key that is to be looked up with others, when they are all known: asks the
+    /// processor for where that lookup begins, for [`FlowWorker::lookup_prefetched_burst`].
+    #[must_use]
+    #[inline]
+    pub fn hash_ahead(&self, key: &FlowKey) -> FlowHash {
+        let hash = self.store.hash.hash(key);
+        self.store.prefetch_first_bucket(hash);
+        hash
+    }
+
     /// Connections that live now, of both families.
     #[must_use]
     pub fn len(&self) -> u32 {

@@ -269,7 +269,19 @@ impl<A: Action> FlowWorker<A> {
         config: ConfigView<'_>,
         out: &mut [Lookup],
     ) {
-        self.core.lookup_burst(keys, hashes, config, out);
+        self.core.lookup_burst(keys, hashes, config, out, false);
+    }
+
+    /// The same for hashes that [`crate::FlowTable::hash_ahead`] has given: what happened between
+    /// that and this hides the first cache misses.
+    pub fn lookup_prefetched_burst(
+        &mut self,
+        keys: &[FlowKey],
+        hashes: &[FlowHash],
+        config: ConfigView<'_>,
+        out: &mut [Lookup],
+    ) {
+        self.core.lookup_burst(keys, hashes, config, out, true);
     }
 
     /// Asks the processor for what [`Self::record`] reads of the flows that were found, so that the

@@ -121,6 +121,12 @@ impl Flows {
         self.table.hash(key)
     }
 
+    /// The hash of a key that will be looked up with the rest of its burst.
+    #[inline]
+    pub(crate) fn hash_ahead(&self, key: &FlowKey) -> FlowHash {
+        self.table.hash_ahead(key)
+    }
+
     /// Worker `index`'s access.
     pub(crate) fn worker(&self, index: usize) -> Result<FlowWorker<FlowAction>, WorkerIndexError> {
         self.table.worker(index)

@@ -25,7 +25,7 @@ impl<'a> Pass<'a> {
         let Scratch { parsed, others, keys, hashes } = scratch;
         let mut found = [Lookup::Miss; BURST_PACKETS_MAX];
         let config = self.config_view();
-        self.worker.lookup_burst(keys, hashes, config, &mut found);
+        self.worker.lookup_prefetched_burst(keys, hashes, config, &mut found);
         self.worker.prefetch_states(found.get(..keys.len()).unwrap_or(&found));
         let mut others = others.drain(..);
         let mut flows = keys.iter().zip(hashes.iter().zip(found.iter()));

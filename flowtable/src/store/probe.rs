@@ -62,15 +62,21 @@ struct Stages<'a> {
 }
 
 impl Store {
+    /// Asks for where the lookup of hashes begins.
+    #[inline]
+    pub(crate) fn prefetch_first_buckets(&self, hashes: &[FlowHash]) {
+        let stages = self.stages();
+        for hash in hashes {
+            prefetch(stages.buckets, hash.first_bucket(stages.count));
+        }
+    }
+
     /// Finds out where at most [`BURST_KEYS_MAX`] keys lead: to an entry that is theirs if it has
     /// the same key, to [`MISSED`], or to something else beyond the slabs: then [`Self::probe`]
     /// must tell.
     #[inline]
     pub(crate) fn candidates(&self, hashes: &[FlowHash], candidates: &mut Candidates) {
         let stages = self.stages();
-        for hash in hashes {
-            prefetch(stages.buckets, hash.first_bucket(stages.count));
-        }
         if stages.look_first(hashes, candidates) {
             stages.look_second(hashes, candidates);
         }

@@ -51,18 +51,23 @@ struct Exceptions {
 }
 
 impl WorkerCore {
+    /// Looks keys up, whose first buckets were asked for if `is_prefetched`.
     pub(super) fn lookup_burst(
         &mut self,
         keys: &[FlowKey],
         hashes: &[FlowHash],
         config: ConfigView<'_>,
         out: &mut [Lookup],
+        is_prefetched: bool,
     ) {
         self.wake();
         let mut exceptions = Exceptions::default();
         let mut looked_up = 0usize;
         let bursts = keys.chunks(BURST_KEYS_MAX).zip(hashes.chunks(BURST_KEYS_MAX));
         for ((keys, hashes), out) in bursts.zip(out.chunks_mut(BURST_KEYS_MAX)) {
+            if !is_prefetched {
+                self.store.prefetch_first_buckets(hashes);
+            }
             let mut candidates = NO_CANDIDATES;
             self.store.candidates(hashes, &mut candidates);
             let count = keys.len().min(hashes.len()).min(out.len());

@@ -1,7 +1,7 @@
 //! The life of a connection: first packet, answer, change of configuration, end.
 
 use flowtable::{
-    ConfigView, ConnectionState, Direction, FragmentKey, InsertOutcome, Lookup, Removal,
+    ConfigView, ConnectionState, Direction, FlowKey, FragmentKey, InsertOutcome, Lookup, Removal,
     Revalidation, ScopeId, ScopeVersions, Verdict,
 };
 
@@ -36,6 +36,29 @@ fn both_directions_of_an_inserted_pair_are_found_in_both_families() {
     assert_eq!(seen.len(), 2);
     assert!(seen.iter().all(|view| view.state == ConnectionState::Established));
     assert!(seen.iter().all(|view| view.idle == 4 && view.reply == view.forward.reversed()));
+}
+
+#[test]
+fn a_lookup_that_was_asked_for_ahead_finds_the_same() {
+    let (table, scopes) = (table(64), ScopeVersions::new(0));
+    let config = ConfigView { version: 1, scopes: &scopes };
+    let mut worker = table.worker(0).unwrap();
+    for number in 0..30 {
+        inserted(&table, &mut worker, udp(number));
+        inserted(&table, &mut worker, udp6(number));
+    }
+    let keys: [FlowKey; 64] = std::array::from_fn(|at| {
+        let number = u32::try_from(at).unwrap();
+        if at % 2 == 0 { udp(number) } else { udp6(number).reversed() }
+    });
+    let hashes = keys.each_ref().map(|key| table.hash_ahead(key));
+    assert_eq!(hashes, keys.each_ref().map(|key| table.hash(key)));
+    let (mut ahead, mut otherwise) = ([Lookup::Miss; 64], [Lookup::Miss; 64]);
+    worker.lookup_prefetched_burst(&keys, &hashes, config, &mut ahead);
+    worker.lookup_burst(&keys, &hashes, config, &mut otherwise);
+    assert_eq!(ahead, otherwise);
+    assert!(ahead[..30].iter().all(|found| matches!(found, Lookup::Hit(_))));
+    assert!(ahead[30..].iter().all(|found| *found == Lookup::Miss));
 }
 
 #[test]

@@ -185,7 +185,7 @@ impl Pass<'_> {
             packet.offload.checksum = Checksum::Partial;
         }
         trim_padding(packet, plain);
-        scratch.push_plain(plain, key, self.flows.hash(&key));
+        scratch.push_plain(plain, key, self.flows.hash_ahead(&key));
         true
     }
 
@@ -220,7 +220,7 @@ impl Pass<'_> {
         tunnel.packets = tunnel.packets.wrapping_add(1);
         tunnel.bytes = tunnel.bytes.wrapping_add(inner_bytes as u64);
         trim_padding(packet, plain);
-        scratch.push_plain(plain, key, self.flows.hash(&key));
+        scratch.push_plain(plain, key, self.flows.hash_ahead(&key));
         true
     }
 

@@ -181,7 +181,7 @@ impl Pass<'_> {
             }
             _ => {
                 let key = headers.key();
-                scratch.push_key(key, self.flows.hash(&key));
+                scratch.push_key(key, self.flows.hash_ahead(&key));
                 // As many as a burst holds, so there is room.
                 scratch.others.push((packet, headers));
             }
