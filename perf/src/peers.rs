@@ -70,10 +70,16 @@ pub enum PeerError {
 }
 
 impl PeerError {
-    /// Whether the peer, or what it is made with, is simply not there.
+    /// Whether the peer, or what it takes, is simply not there.
     #[must_use]
     pub fn is_absence(&self) -> bool {
-        matches!(self, Self::NotInstalled { .. } | Self::NoSource { .. } | Self::Run { .. })
+        matches!(
+            self,
+            Self::NotInstalled { .. }
+                | Self::NoSource { .. }
+                | Self::Run { .. }
+                | Self::HugePages(_)
+        )
     }
 }
 

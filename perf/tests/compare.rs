@@ -36,7 +36,18 @@ fn every_dataplane_that_is_installed_has_its_rows() {
     }
     let output = Command::new(env!("CARGO_BIN_EXE_vrouter-perf"))
         .args(["compare", "--case", "forward", "--case", "conntrack-vxlan-encap"])
-        .args(["--flows", "100", "--rounds", "1", "--seconds", "0.1", "--json", "-"])
+        .args([
+            "--flows",
+            "1",
+            "--flows",
+            "100",
+            "--rounds",
+            "1",
+            "--seconds",
+            "0.1",
+            "--json",
+            "-",
+        ])
         .output()
         .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);

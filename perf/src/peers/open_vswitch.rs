@@ -149,7 +149,9 @@ impl OpenVSwitch {
 
     fn set_up(&self, how: Forwarding, traffic: &Traffic) -> Result<(), PeerError> {
         let at = self.at();
-        at.configure(&["--if-exists", "del-port", "br0", "src"])?;
+        for port in ["src", "replies"] {
+            at.configure(&["--if-exists", "del-port", "br0", port])?;
+        }
         at.control(&["dpctl/flush-conntrack"])?;
         at.set_rules(how)?;
         at.add_source("src", SOURCE_NUMBER, &traffic.frames, true)?;

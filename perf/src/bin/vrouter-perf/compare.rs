@@ -59,6 +59,15 @@ pub(crate) struct Comparison {
     pub(crate) rows: Vec<Row>,
     /// Who is not in it, and why.
     pub(crate) skipped: Vec<String>,
+    /// What went wrong.
+    pub(crate) failed: Vec<String>,
+}
+
+/// Who is missing among the rows.
+#[derive(Debug, Default)]
+struct Missing {
+    skipped: Vec<String>,
+    failed: Vec<String>,
 }
 
 /// What every dataplane is measured with.
@@ -82,29 +91,34 @@ pub(crate) fn run(options: &CompareOptions) -> anyhow::Result<()> {
         frame_bytes: options.frame_bytes.into(),
     };
     machine::keep_off(cpu);
-    let (mut rows, mut skipped) = (Vec::new(), Vec::new());
+    let (mut rows, mut missing) = (Vec::new(), Missing::default());
     let mut progress = Progress::new(options.cases().len() * options.flows().len());
     if let Err(error) = huge_pages::reserve(OUR_HUGE_PAGES) {
-        skipped.push(format!("huge pages for {OURS}: {error}"));
+        missing.skipped.push(format!("huge pages for {OURS}: {error}"));
     }
     for &flows in options.flows() {
         let files = Files::write(flows, setup.frame_bytes).context("cannot write the frames")?;
         let mut field = Field::new(&setup, flows, &interrupt);
         if !options.cases().iter().all(|case| case.is_veth()) {
-            field.start_peers(&files, &mut skipped)?;
+            field.start_peers(&files, &mut missing);
         }
         for &case in options.cases() {
             progress.step(&format!("{}, {flows} flows", case.name()));
             // They are searches, and the number of flows matters little to them.
             if !case.is_veth() || Some(&flows) == options.flows().last() {
-                rows.extend(field.measure(case, options, &mut skipped)?);
+                rows.extend(field.measure(case, options, &mut missing)?);
             }
         }
     }
     progress.finish();
     let Setting { machine, cycles_per_second, .. } = setup.pipeline;
-    let comparison = Comparison { machine, cpu, cycles_per_second, rows, skipped };
-    table::show(&comparison, options.json.as_deref()).context("cannot write the results")
+    let Missing { skipped, failed } = missing;
+    let comparison = Comparison { machine, cpu, cycles_per_second, rows, skipped, failed };
+    table::show(&comparison, options.json.as_deref()).context("cannot write the results")?;
+    match comparison.failed.len() {
+        0 => Ok(()),
+        failures => bail!("{failures} measurements failed; see above"),
+    }
 }
 
 /// Everybody that is measured with so many flows.
@@ -124,37 +138,42 @@ impl<'a> Field<'a> {
         Self { contenders, setup, flows, interrupt }
     }
 
-    fn start_peers(&mut self, files: &'a Files, skipped: &mut Vec<String>) -> anyhow::Result<()> {
+    fn start_peers(&mut self, files: &'a Files, missing: &mut Missing) {
         for (name, peer) in contenders::peers(self.setup, files) {
             match peer {
                 Ok(contender) => self.contenders.push(contender),
                 Err(error) if error.is_absence() => {
                     let reason = format!("{name}: skipped: {error}");
-                    if !skipped.contains(&reason) {
-                        skipped.push(reason);
+                    if !missing.skipped.contains(&reason) {
+                        missing.skipped.push(reason);
                     }
                 }
-                Err(error) => return Err(error).with_context(|| format!("cannot start {name}")),
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    missing.failed.push(format!("{name}: cannot be started: {error:#}"));
+                }
             }
         }
-        Ok(())
     }
 
-    /// Measures a case in all rounds; tells in `skipped` whose rounds gave nothing.
+    /// Measures a case in all rounds. Whoever fails is out of it, and the others go on.
     fn measure(
         &mut self,
         case: CompareCase,
         options: &CompareOptions,
-        skipped: &mut Vec<String>,
+        missing: &mut Missing,
     ) -> anyhow::Result<Vec<Row>> {
         let interrupt = self.interrupt;
+        let mut fail = |contender: &dyn Contender, error: anyhow::Error| {
+            missing.failed.push(format!("{}, {}: {error:#}", contender.name(), case.name()));
+        };
         let mut taking_part = Vec::new();
         for contender in &mut self.contenders {
             interrupt.check()?;
-            let name = contender.name();
-            let context = || format!("{name} cannot do {}", case.name());
-            if contender.prepare(case).with_context(context)? {
-                taking_part.push((contender, Vec::new()));
+            match contender.prepare(case) {
+                Ok(true) => taking_part.push((contender, Vec::new())),
+                Ok(false) => {}
+                Err(error) => fail(contender.as_ref(), error),
             }
         }
         let time = Duration::from_secs_f64(options.seconds);
@@ -163,27 +182,30 @@ impl<'a> Field<'a> {
         let first = u32::from(!case.is_veth());
         // One round more, the first, which is not counted: caches and predictors are cold.
         for round in 0..rounds + first {
-            for (contender, taken) in &mut taking_part {
+            let mut going_on = Vec::new();
+            for (contender, mut taken) in taking_part {
                 interrupt.check()?;
-                let name = contender.name();
-                let context = || format!("{name} failed in {}", case.name());
-                let measured = contender.measure(case, time).with_context(context)?;
-                if round >= first {
-                    taken.push(measured);
+                match contender.measure(case, time) {
+                    Ok(measured) => {
+                        taken.extend((round >= first).then_some(measured));
+                        going_on.push((contender, taken));
+                    }
+                    Err(error) => fail(contender.as_ref(), error),
                 }
             }
+            taking_part = going_on;
         }
-        let Some(ours) = taking_part.first().map(|(_, taken)| taken.clone()) else {
-            return Ok(Vec::new());
-        };
+        interrupt.check()?;
+        let ours = taking_part.iter().find(|(contender, _)| contender.name() == OURS);
+        let ours = ours.map(|(_, taken)| taken.clone()).unwrap_or_default();
         let (setup, flows) = (self.setup, self.flows);
         let mut rows = Vec::new();
         for (contender, taken) in &taking_part {
             let contender = contender.as_ref();
             match row(case, flows, options.frame_bytes, contender, taken, &ours, setup) {
                 Some(row) => rows.push(row),
-                None => skipped.push(format!(
-                    "{}, {}: no rate at which little was lost, beside one of {OURS}'s",
+                None => missing.failed.push(format!(
+                    "{}, {}: no figure beside one of {OURS}'s",
                     contender.name(),
                     case.name()
                 )),

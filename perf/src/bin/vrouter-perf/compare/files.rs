@@ -10,7 +10,9 @@ use super::options::CompareCase;
 
 /// Frames in a file at least: several bursts, however few flows there are.
 const FRAMES_MIN: usize = 1024;
-/// Times that each reply comes: Open vSwitch drops the first packets of a port that is just added.
+/// Replies, and times that each comes, at least: Open vSwitch drops the first packets, some
+/// hundred, of a port that is just added.
+const REPLIES_MIN: usize = 4096;
 const REPLY_ROUNDS: usize = 4;
 
 /// Captures of what comes in, and of replies. They are removed with this.
@@ -52,7 +54,8 @@ fn write_traffic(
     let traffic =
         Traffic { frames: path("frames"), replies: path("replies"), connections: frames.len() };
     write_capture(&traffic.frames, (0..rounds).flat_map(|_| &frames))?;
-    write_capture(&traffic.replies, (0..REPLY_ROUNDS).flat_map(|_| &replies))?;
+    let rounds = REPLIES_MIN.div_ceil(replies.len().max(1)).max(REPLY_ROUNDS);
+    write_capture(&traffic.replies, (0..rounds).flat_map(|_| &replies))?;
     Ok(traffic)
 }
 

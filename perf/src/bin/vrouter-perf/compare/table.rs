@@ -10,7 +10,7 @@ use crate::report;
 /// output.
 pub(super) fn show(comparison: &Comparison, json: Option<&Path>) -> io::Result<()> {
     if !report::write_json(comparison, json)? {
-        for reason in &comparison.skipped {
+        for reason in comparison.skipped.iter().chain(&comparison.failed) {
             eprintln!("{reason}");
         }
         return Ok(());
@@ -55,6 +55,9 @@ pub(super) fn show(comparison: &Comparison, json: Option<&Path>) -> io::Result<(
     }
     for reason in &comparison.skipped {
         println!("{reason}");
+    }
+    for failure in &comparison.failed {
+        println!("FAILED: {failure}");
     }
     Ok(())
 }

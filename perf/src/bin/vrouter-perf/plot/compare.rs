@@ -58,6 +58,10 @@ pub(super) fn section(comparison: Option<&Comparison>, plots: &str) -> Section {
         section.push("### Left out");
         section.push_list(&comparison.skipped);
     }
+    if !comparison.failed.is_empty() {
+        section.push("### Failed");
+        section.push_list(&comparison.failed);
+    }
     section
 }
 

@@ -59,6 +59,7 @@ pub(super) struct Comparison {
     pub(super) cycles_per_second: f64,
     pub(super) rows: Vec<CompareRow>,
     pub(super) skipped: Vec<String>,
+    pub(super) failed: Vec<String>,
 }
 
 /// Reads a file, unless none is given.
