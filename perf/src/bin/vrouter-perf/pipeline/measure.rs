@@ -12,7 +12,7 @@ use perf::{
     engine_run::EngineRun,
     meter::{Meter, Sample},
 };
-use vrouter::{drops::DropReason, stats::PortTotals};
+use vrouter::{burst::BURST_PACKETS_MAX, drops::DropReason, stats::PortTotals};
 
 use super::{churn::Churn, workload::Workload};
 use crate::allocations::allocations_of_this_thread;
@@ -29,6 +29,8 @@ const PACE: Duration = Duration::from_millis(20);
 const FIRST_PACKETS: u32 = 1 << 18;
 /// First packets of an engine that find everything cold, and are not measured: a share of them.
 const COLD_SHARE: u64 = 16;
+/// Bursts that a window of first packets has at least.
+const BURSTS_PER_WINDOW_MIN: u64 = 4;
 /// Windows of churn, and windows without, in a row; the first of each is not counted, since the
 /// change from one to the other is in it.
 const CHURN_BLOCK: usize = 4;
@@ -65,8 +67,7 @@ pub(super) fn measure(
     if workload.is_of_first_packets() {
         let flows = workload.flows.unwrap_or(1);
         for _ in 0..FIRST_PACKETS.div_ceil(flows) {
-            let warm = u64::from(flows) - u64::from(flows) / COLD_SHARE;
-            first_packets(&mut measured, workload, windows, warm / u64::from(windows))?;
+            first_packets(&mut measured, workload, flows, windows)?;
         }
     } else {
         known_flows(&mut measured, workload, windows as usize, seconds, is_churned)?;
@@ -77,12 +78,16 @@ pub(super) fn measure(
 fn first_packets(
     measured: &mut Measured,
     workload: &Workload,
+    flows: u32,
     windows: u32,
-    packets_per_window: u64,
 ) -> anyhow::Result<()> {
-    let meter = Meter::new(windows as usize + 1);
+    // Whole bursts, since samples are taken between them.
+    let (flows, burst) = (u64::from(flows), BURST_PACKETS_MAX as u64);
+    let bursts = (flows - flows / COLD_SHARE) / burst;
+    let windows = u64::from(windows).min(bursts / BURSTS_PER_WINDOW_MIN).max(1);
+    let meter = Meter::new(usize::try_from(windows)? + 1);
     // What comes in before the first sample is cold.
-    meter.start(packets_per_window);
+    meter.start(bursts / windows * burst);
     let mut run = start(workload, &meter)?;
     let watch = Watch::begin(meter.thread(), workload.config.cpu);
     let samples = wait_for_samples(&mut run, |_, _| Ok(()))?;
