@@ -11,7 +11,6 @@
 )]
 
 use crate::MacAddress;
-use crate::checksum::Sum;
 use crate::ecn::TrafficClass;
 use crate::ethernet::EthernetView;
 use crate::field::{bytes_at, put_u16, u16_at};
@@ -71,7 +70,7 @@ impl<'a> PlainIpv4<'a> {
             Self::TRANSPORT_OFFSET,
             transport_bytes,
         );
-        (is_whole && Sum::of(bytes_at::<14, 20, _>(head)).is_intact()).then_some(Self(head))
+        (is_whole && is_ipv4_header_intact(bytes_at::<14, 20, _>(head))).then_some(Self(head))
     }
 
     /// Who the frame is for.
@@ -317,6 +316,18 @@ pub fn decrement_ttl(frame: &mut [u8; IPV4_BYTES]) {
 #[inline]
 pub fn decrement_hop_limit(frame: &mut [u8; IPV6_BYTES]) {
     frame[21] = frame[21].wrapping_sub(1);
+}
+
+/// Whether the one's-complement sum over a header, its checksum included, proves it intact.
+///
+/// That sum is the plain sum modulo 65,535, in either byte order and in words of any multiple of 16
+/// bits (RFC 1071 section 2); it is not zero, since the version is not.
+#[inline]
+fn is_ipv4_header_intact(header: &[u8; 20]) -> bool {
+    let (words, _) = header.as_chunks::<4>();
+    // Five words of 32 bits: no carry is lost.
+    let word = |word: &[u8; 4]| u64::from(u32::from_ne_bytes(*word));
+    words.iter().map(word).fold(0, u64::wrapping_add).is_multiple_of(0xffff)
 }
 
 /// Whether a transport header and its lengths are right, and there is nothing special about it.

@@ -184,9 +184,7 @@ impl Pass<'_> {
         plain.decrement_hop_limit(frame);
         write_macs(frame, hop.destination_mac, hop.source_mac);
         // The hop is of the same snapshot as the port, so that the port is there.
-        if let Err(packet) = self.outbox.push(hop.port.index, packet.take()) {
-            self.drop_packet(packet, DropReason::TxRingFull, Detail::None);
-        }
+        self.put_out(hop.port.index, packet.take());
     }
 
     #[inline]
@@ -200,7 +198,21 @@ impl Pass<'_> {
         let frame = packet.data_mut(self.pool.region());
         plain.decrement_hop_limit(frame);
         write_macs(frame, hop.destination_mac, hop.source_mac);
-        self.put_into_tunnel(packet.take(), hop, &plain.outgoing(hash.0));
+        let TunnelExit::Port(port) = hop.exit else { return };
+        match self.write_outer_headers(packet, hop, &plain.outgoing(hash.0)) {
+            Some(bytes) if self.snapshot.port(port).is_some() => {
+                self.put_out(port.index, packet.take().with_front(bytes));
+            }
+            Some(_) => self.drop_packet(packet.take(), DropReason::PortDown, Detail::None),
+            None => self.drop_packet(packet.take(), DropReason::HeadroomMissing, Detail::None),
+        }
+    }
+
+    #[inline]
+    fn put_out(&mut self, port: u16, packet: Packet) {
+        if let Err(packet) = self.outbox.push(port, packet) {
+            self.drop_packet(packet, DropReason::TxRingFull, Detail::None);
+        }
     }
 
     /// All headers of a plain packet that left the fast path.

@@ -27,6 +27,7 @@ impl<'a> Pass<'a> {
         let config = self.config_view();
         self.worker.lookup_prefetched_burst(keys, hashes, config, &mut found);
         self.worker.prefetch_states(found.get(..keys.len()).unwrap_or(&found));
+        self.prefetch_replies(keys, &found);
         let mut others = others.drain(..);
         let mut flows = keys.iter().zip(hashes.iter().zip(found.iter()));
         for (packet, parsed) in burst.iter_mut().zip(parsed.iter()) {
@@ -50,6 +51,15 @@ impl<'a> Pass<'a> {
         }
         // All were taken.
         burst.clear();
+    }
+
+    /// Asks for where the reply keys of connections will lie that are about to be opened.
+    fn prefetch_replies(&self, keys: &[FlowKey], found: &[Lookup]) {
+        for (key, found) in keys.iter().zip(found) {
+            if *found == Lookup::Miss {
+                self.worker.prefetch(self.flows.hash(&key.reversed()));
+            }
+        }
     }
 
     /// What the lookup of a packet's flow led to.

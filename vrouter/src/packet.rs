@@ -72,6 +72,7 @@ pub struct Packet {
 impl Packet {
     /// A packet of one segment: `len` bytes from `offset` of `head`. Both are cut to what the frame
     /// holds.
+    #[inline]
     pub fn new(head: Frame, offset: u16, len: u16, ingress: PortRef) -> Self {
         Self {
             head,
@@ -193,6 +194,24 @@ impl Packet {
         true
     }
 
+    /// The packet with `bytes` of headroom in front, which must be there.
+    // Made anew, field by field: one that was just changed in place is not yet in the cache when it
+    // is moved.
+    #[inline]
+    pub(crate) fn with_front(self, bytes: u16) -> Self {
+        let Self { head, rest, offset, len, total_bytes, ingress, offload } = self;
+        debug_assert!(bytes <= offset, "the headroom holds it");
+        Self {
+            head,
+            rest,
+            offset: offset.saturating_sub(bytes),
+            len: len.saturating_add(bytes),
+            total_bytes: total_bytes.saturating_add(u32::from(bytes)),
+            ingress,
+            offload,
+        }
+    }
+
     /// Cuts the packet after `bytes` of its first segment. False, and nothing happens, if it is
     /// chained or shorter.
     #[must_use]
@@ -212,6 +231,7 @@ impl Packet {
     }
 
     /// Gives up the packet: its first segment, and the later ones.
+    #[inline]
     pub fn into_segments(self) -> (Segment, Chain) {
         let Self { head, rest, offset, len, .. } = self;
         (Segment { frame: head, offset, len }, rest)

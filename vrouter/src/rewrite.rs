@@ -129,20 +129,29 @@ impl Pass<'_> {
     }
 
     /// Puts the outer headers in front of a finished inner frame and sends it.
-    #[inline]
-    pub(crate) fn put_into_tunnel(
-        &mut self,
-        mut packet: Packet,
-        hop: &TunnelHop,
-        outgoing: &Outgoing,
-    ) {
+    fn put_into_tunnel(&mut self, mut packet: Packet, hop: &TunnelHop, outgoing: &Outgoing) {
         let TunnelExit::Port(port) = hop.exit else {
             return self.drop_packet(packet, DropReason::NextHopUnresolved, Detail::None);
         };
+        match self.write_outer_headers(&mut packet, hop, outgoing) {
+            Some(bytes) => self.transmit(packet.with_front(bytes), port),
+            None => self.drop_packet(packet, DropReason::HeadroomMissing, Detail::None),
+        }
+    }
+
+    /// Writes the outer headers into the headroom of a finished inner frame and counts it. Tells how
+    /// many bytes there are now in front of the packet that belong to it; `None` if they do not fit.
+    #[inline]
+    pub(crate) fn write_outer_headers(
+        &mut self,
+        packet: &mut Packet,
+        hop: &TunnelHop,
+        outgoing: &Outgoing,
+    ) -> Option<u16> {
         let region = self.pool.region();
         let frame_bytes = packet.total_bytes() as usize;
         let sum = if hop.template.has_udp_checksum() {
-            chain::sum(&packet, region, 0, frame_bytes)
+            chain::sum(packet, region, 0, frame_bytes)
         } else {
             Sum::ZERO
         };
@@ -156,14 +165,9 @@ impl Pass<'_> {
         };
         let start = usize::from(packet.offset());
         let headroom = packet.frame_mut(region).get_mut(..start).unwrap_or(&mut []);
-        let is_written = hop.template.write(headroom, &encap, || sum).is_ok();
-        let overhead = u16::try_from(hop.template.overhead()).unwrap_or(u16::MAX);
-        if is_written && packet.push(overhead) {
-            self.count_encapsulated(hop.tunnel, frame_bytes as u64);
-            self.transmit(packet, port);
-        } else {
-            self.drop_packet(packet, DropReason::HeadroomMissing, Detail::None);
-        }
+        hop.template.write(headroom, &encap, || sum).ok()?;
+        self.count_encapsulated(hop.tunnel, frame_bytes as u64);
+        u16::try_from(hop.template.overhead()).ok()
     }
 
     /// Counts a packet that is put into a tunnel, together with those before it.

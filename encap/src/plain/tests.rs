@@ -3,6 +3,7 @@ use std::vec::Vec;
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
+use crate::checksum::Sum;
 use crate::ipv4::Ipv4Mut;
 use crate::ipv6::Ipv6Mut;
 

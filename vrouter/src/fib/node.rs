@@ -37,13 +37,11 @@ impl Node {
     }
 
     /// The longest prefix of at most `length_max` bits that covers `chunk`.
-    pub(super) fn longest(&self, chunk: u8, length_max: u8) -> Option<(u8, u32)> {
-        for length in (1..=length_max.min(STRIDE_BITS)).rev() {
-            if let Some(value) = self.value(chunk, length) {
-                return Some((length, value));
-            }
-        }
-        None
+    #[inline]
+    pub(super) fn longest(&self, chunk: u8, length_max: u8) -> Option<Longest<'_>> {
+        let covering = COVERING.get(usize::from(chunk)).map_or(0, |bits| bits & self.prefixes);
+        let bit = (covering & bits_up_to(length_max)).checked_ilog2()?;
+        Some(Longest { node: self, bit })
     }
 
     pub(super) fn set_value(&mut self, chunk: u8, length: u8, value: u32) -> Option<u32> {
@@ -117,8 +115,47 @@ impl Node {
     }
 }
 
-fn prefix_bit(chunk: u8, length: u8) -> u128 {
-    let first_bits = u32::from(chunk >> (STRIDE_BITS - length));
+/// A prefix that a node has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Longest<'a> {
+    node: &'a Node,
+    bit: u32,
+}
+
+impl Longest<'_> {
+    /// Its length below the node's depth.
+    #[expect(clippy::cast_possible_truncation, reason = "at most six")]
+    pub(super) fn length(self) -> u8 {
+        (self.bit + 2).ilog2() as u8
+    }
+
+    pub(super) fn value(self) -> Option<u32> {
+        self.node.values.get(rank_128(self.node.prefixes, 1 << self.bit)).copied()
+    }
+}
+
+/// By chunk, the bits of all prefixes that cover it.
+static COVERING: [u128; 1 << STRIDE_BITS] = {
+    let mut all = [0; 1 << STRIDE_BITS];
+    let mut chunk: u8 = 0;
+    while chunk < 1 << STRIDE_BITS {
+        let mut length = 1;
+        while length <= STRIDE_BITS {
+            all[chunk as usize] |= prefix_bit(chunk, length);
+            length += 1;
+        }
+        chunk += 1;
+    }
+    all
+};
+
+/// The bits of all prefixes of at most `length` bits.
+fn bits_up_to(length: u8) -> u128 {
+    if length >= STRIDE_BITS { u128::MAX } else { (1 << ((2_u32 << length) - 2)) - 1 }
+}
+
+const fn prefix_bit(chunk: u8, length: u8) -> u128 {
+    let first_bits = (chunk >> (STRIDE_BITS - length)) as u32;
     1 << ((1_u32 << length) - 2 + first_bits)
 }
 

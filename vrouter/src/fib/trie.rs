@@ -56,19 +56,22 @@ impl Trie {
 
     /// The longest prefix of at most `length_max` bits that covers `bits`, and its value.
     pub(super) fn longest(&self, bits: u128, length_max: u8) -> Option<(u8, u32)> {
-        let mut best = self.default.map(|value| (0, value));
+        let mut best = None;
         let (mut node, mut bits, mut depth) = (&*self.root, bits, 0);
         while depth < length_max {
             let chunk = chunk(bits);
-            if let Some((length, value)) = node.longest(chunk, length_max - depth) {
-                best = Some((depth + length, value));
+            if let Some(longest) = node.longest(chunk, length_max - depth) {
+                best = Some((depth, longest));
             }
             let Some(child) = node.child(chunk) else { break };
             node = child;
             bits <<= STRIDE_BITS;
             depth += STRIDE_BITS;
         }
-        best
+        match best {
+            Some((depth, longest)) => Some((depth + longest.length(), longest.value()?)),
+            None => self.default.map(|value| (0, value)),
+        }
     }
 
     pub(super) fn for_each(

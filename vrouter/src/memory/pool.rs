@@ -13,10 +13,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam::queue::ArrayQueue;
 
 use super::{
-    chain::Segment,
+    chain::{Chain, Segment},
     region::{Frame, FrameIndex, HEADROOM_BYTES, NO_FRAME, Region},
 };
-use crate::{packet::Packet, port::PortRef};
+use crate::{burst::Burst, packet::Packet, port::PortRef};
 
 /// Frames that pools trade at a time: a burst, so that one trade serves one burst.
 pub const DEPOT_BATCH_FRAMES: usize = 64;
@@ -118,7 +118,7 @@ impl FramePool {
     #[expect(unsafe_code, reason = "the pool is an owner of frames by index")]
     pub fn allocate(&mut self) -> Option<Frame> {
         if self.free.is_empty() {
-            self.draw()?;
+            self.fetch();
         }
         let index = self.free.pop()?;
         // SAFETY: indices in the pool and the depot came from `into_index` and are held by nobody
@@ -126,39 +126,16 @@ impl FramePool {
         Some(unsafe { self.depot.region.adopt(index) })
     }
 
-    /// Takes a batch from the depot.
-    #[cold]
-    fn draw(&mut self) -> Option<()> {
-        let batch = self.depot.batches.pop()?;
-        self.free.extend_from_slice(&batch);
-        Some(())
-    }
-
     /// A packet that holds a copy of `bytes`, in as many frames as it takes; `None` if there are
     /// not enough.
     ///
     /// The first frame keeps the usual headroom; an empty slice makes an empty packet.
-    #[inline] // Into `rx_burst`: a packet that is returned is stored twice.
     pub fn copy_in(&mut self, bytes: &[u8], ingress: PortRef) -> Option<Packet> {
-        let linear_max = self.frame_bytes() - usize::from(HEADROOM_BYTES);
-        if bytes.len() > linear_max {
-            return self.copy_in_chained(bytes, linear_max, ingress);
-        }
-        let Segment { frame, offset, len } = self.copy_segment(bytes, HEADROOM_BYTES)?;
-        Some(Packet::new(frame, offset, len, ingress))
-    }
-
-    #[cold]
-    fn copy_in_chained(
-        &mut self,
-        bytes: &[u8],
-        linear_max: usize,
-        ingress: PortRef,
-    ) -> Option<Packet> {
-        let (linear, rest) = bytes.split_at(bytes.len().min(linear_max));
+        let frame_bytes = self.depot.region.frame_bytes() as usize;
+        let (linear, rest) = bytes.split_at(bytes.len().min(self.linear_max()));
         let Segment { frame, offset, len } = self.copy_segment(linear, HEADROOM_BYTES)?;
         let mut packet = Packet::new(frame, offset, len, ingress);
-        for bytes in rest.chunks(self.frame_bytes()) {
+        for bytes in rest.chunks(frame_bytes) {
             let Some(segment) = self.copy_segment(bytes, 0) else {
                 self.free_packet(packet);
                 return None;
@@ -168,8 +145,25 @@ impl FramePool {
         Some(packet)
     }
 
-    fn frame_bytes(&self) -> usize {
-        self.depot.region.frame_bytes() as usize
+    /// As [`Self::copy_in`], to the end of a burst, which must have room; false if there are not
+    /// enough frames.
+    // The packet is made where it goes: moved right after, it would be read before all its parts are
+    // in the cache, and that takes longer than all the rest.
+    #[inline]
+    pub fn copy_to(&mut self, bytes: &[u8], ingress: PortRef, burst: &mut Burst) -> bool {
+        if bytes.len() <= self.linear_max() {
+            let Some(segment) = self.copy_segment(bytes, HEADROOM_BYTES) else { return false };
+            let Segment { frame, offset, len } = segment;
+            burst.push(Packet::new(frame, offset, len, ingress));
+            return true;
+        }
+        self.copy_in(bytes, ingress).map(|packet| burst.push(packet)).is_some()
+    }
+
+    /// Bytes that the first frame of a packet holds.
+    #[inline]
+    fn linear_max(&self) -> usize {
+        self.depot.region.frame_bytes() as usize - usize::from(HEADROOM_BYTES)
     }
 
     /// A frame that holds a copy of `bytes` from `offset` on; there must be room for them.
@@ -197,9 +191,18 @@ impl FramePool {
     }
 
     /// Returns every frame of a packet.
+    #[inline]
     pub fn free_packet(&mut self, packet: Packet) {
-        let (head, mut rest) = packet.into_segments();
+        let (head, rest) = packet.into_segments();
         self.free(head.frame);
+        if !rest.is_empty() {
+            self.free_chain(rest);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn free_chain(&mut self, mut rest: Chain) {
         // A chain has no more segments than the region has frames.
         while let Some(segment) = rest.pop(&self.depot.region) {
             self.free(segment.frame);
@@ -207,6 +210,15 @@ impl FramePool {
     }
 
     #[cold]
+    #[inline(never)]
+    fn fetch(&mut self) {
+        if let Some(batch) = self.depot.batches.pop() {
+            self.free.extend_from_slice(&batch);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
     fn give_back(&mut self) {
         let Some(rest) = self.free.len().checked_sub(DEPOT_BATCH_FRAMES) else { return };
         let mut batch = [NO_FRAME; DEPOT_BATCH_FRAMES];

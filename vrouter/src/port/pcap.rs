@@ -158,15 +158,14 @@ impl PcapQueue {
     fn write_out(&mut self, pool: &mut FramePool) -> Result<(), PeerGone> {
         let Self { tx_ring, output, written, linear, .. } = self;
         let mut result = Ok(());
+        let Some(writer) = output else { return result };
         for packet in tx_ring.drain(..) {
-            if let Some(writer) = output {
-                linear.clear();
-                packet.for_each_segment(pool.region(), |bytes| linear.extend_from_slice(bytes));
-                if writer.write(Duration::from_micros(*written), linear).is_err() {
-                    result = Err(PeerGone);
-                }
-                *written += 1;
+            linear.clear();
+            packet.for_each_segment(pool.region(), |bytes| linear.extend_from_slice(bytes));
+            if writer.write(Duration::from_micros(*written), linear).is_err() {
+                result = Err(PeerGone);
             }
+            *written += 1;
             pool.free_packet(packet);
         }
         result
@@ -185,8 +184,9 @@ impl PortQueue for PcapQueue {
             }
             let Some(captured) = self.input.get(self.position) else { break };
             // Without free frames, the file waits: nothing is received, so nothing is lost.
-            let Some(packet) = pool.copy_in(&captured.frame, self.port) else { break };
-            burst.push(packet);
+            if !pool.copy_to(&captured.frame, self.port, burst) {
+                break;
+            }
             self.position += 1;
         }
         burst.len() - before

@@ -362,16 +362,19 @@ impl PortQueue for AfXdpQueue {
             self.rx_lent = self.rx_lent.saturating_sub(1);
             let (offset, len) = self.limits.place(&descriptor);
             let is_continued = descriptor.options.contains(XdpDescOptions::XDP_PKT_CONTD);
-            let packet = if is_continued || assembly.is_under_way() {
+            if is_continued || assembly.is_under_way() {
                 let segment = Segment { frame, offset, len };
-                assembly.add(segment, is_continued, self.port, ledger.region(), pool)
-            } else {
-                Some(Packet::new(frame, offset, len, self.port))
-            };
-            if let Some(mut packet) = packet {
-                packet.offload.checksum = self.checksum;
-                burst.push(packet);
+                let packet = assembly.add(segment, is_continued, self.port, ledger.region(), pool);
+                if let Some(mut packet) = packet {
+                    packet.offload.checksum = self.checksum;
+                    burst.push(packet);
+                }
+                continue;
             }
+            // Made where it goes: moved right after, it would be read before it is in the cache.
+            let mut packet = Packet::new(frame, offset, len, self.port);
+            packet.offload.checksum = self.checksum;
+            burst.push(packet);
         }
         rings.rx.release();
         burst.len() - before
