@@ -97,13 +97,26 @@ static struct key reversed(struct key key)
 }
 
 /* What a key leads to: an action of the connection's, by number. */
-static void insert_pair(uint32_t index)
+static int enter_pair(uint32_t index)
 {
 	struct key forward = key_of(index), reply = reversed(forward);
 	void *action = (void *)(uintptr_t)(index + 1);
-	if (rte_hash_add_key_data(table, &forward, action) != 0 ||
-	    rte_hash_add_key_data(table, &reply, action) != 0)
+	int entered = rte_hash_add_key_data(table, &forward, action);
+	return entered != 0 ? entered : rte_hash_add_key_data(table, &reply, action);
+}
+
+static void insert_pair(uint32_t index)
+{
+	if (enter_pair(index) != 0)
 		fail("the table took no more");
+}
+
+/* The same beside a reader that may have lost its CPU: what was removed is not free before that
+ * one has moved on. Entering a key twice is entering it once. */
+static void insert_pair_patiently(uint32_t index)
+{
+	while (enter_pair(index) != 0)
+		sched_yield();
 }
 
 static void remove_pair(uint32_t index)
@@ -154,11 +167,18 @@ static double insert(void)
 	uint32_t first = connections + next;
 	next = (next + pairs) & 0xffffff;
 	double start = now_ns();
-	for (uint32_t i = 0; i < pairs; i++)
+	for (uint32_t i = 0; i < pairs; i++) {
 		insert_pair(first + i);
+		/* This thread reads, too: nothing that was removed is used again until it says so. */
+		if (i % BURST == 0)
+			rte_rcu_qsbr_quiescent(readers, 0);
+	}
 	double took = (now_ns() - start) / pairs;
-	for (uint32_t i = 0; i < pairs; i++)
+	for (uint32_t i = 0; i < pairs; i++) {
 		remove_pair(first + i);
+		if (i % BURST == 0)
+			rte_rcu_qsbr_quiescent(readers, 0);
+	}
 	return took;
 }
 
@@ -180,7 +200,7 @@ static void *churn(void *rate)
 	while (!churn_is_over) {
 		uint32_t first = connections + (uint32_t)(count & 0xffffff);
 		for (uint32_t i = 0; i < CHURN_PAIRS; i++)
-			insert_pair(first + i);
+			insert_pair_patiently(first + i);
 		for (uint32_t i = 0; i < CHURN_PAIRS; i++)
 			remove_pair(first + i);
 		count += CHURN_PAIRS;

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 pub use pmd_stats::{PmdStats, TrackedPackets, packets_sent};
 
 use super::{Background, Namespace, PeerError, Window, run, thread_preemptions};
-use crate::huge_pages;
+use crate::{cycles, huge_pages};
 
 /// Debian puts the program here, beside the one without DPDK.
 const DAEMON: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
@@ -39,6 +39,11 @@ const TOOL_TIMEOUT: &str = "--timeout=60";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Packets after which it has surely noticed that it goes on.
 const PACKETS_TO_BEGIN: u64 = 1024;
+/// The part of a window by which its count of cycles may differ from ours.
+const CLOCK_TOLERANCE: u64 = 20;
+/// How often replies are sent, and how long they may take each time.
+const REPLY_ATTEMPTS: u32 = 6;
+const REPLY_PATIENCE: Duration = Duration::from_secs(5);
 /// How often to look.
 const POLL: Duration = Duration::from_millis(50);
 /// Outer addresses of the tunnel, and the MAC address that the far one has.
@@ -161,20 +166,17 @@ impl OpenVSwitch {
         let connections = traffic.connections;
         let all = connections.to_string();
         wait("connections", || Ok(at.control(&["dpctl/ct-get-nconns"])?.trim() == all))?;
-        // A connection is established once a reply was seen.
-        at.add_source("replies", REPLIES_NUMBER, &traffic.replies, false)?;
-        let mut before = TrackedPackets::default();
-        wait("established connections", || {
-            let now = TrackedPackets::parse(&at.control(&["dpctl/dump-flows"])?);
-            // Each had its turn since it was looked at last, and none was new.
-            let turns = now.established.saturating_sub(before.established);
-            let are_established = now.new == before.new && turns > 2 * connections as u64;
-            if now.new != before.new || are_established {
-                before = now;
+        // A connection is established once a reply was seen. While ports come and go, the switch
+        // may drop what comes in on them, all of it if it is held up.
+        for _ in 0..REPLY_ATTEMPTS {
+            at.add_source("replies", REPLIES_NUMBER, &traffic.replies, false)?;
+            let are_established = are_established(&at, connections as u64)?;
+            at.configure(&["del-port", "br0", "replies"])?;
+            if are_established {
+                return Ok(());
             }
-            Ok(are_established)
-        })?;
-        at.configure(&["del-port", "br0", "replies"])
+        }
+        Err(PeerError::Waited { program: Self::NAME, what: "established connections" })
     }
 
     /// Lets it forward for so long, and tells what it did. Paused again.
@@ -201,14 +203,22 @@ impl OpenVSwitch {
             before = self.stats()?;
             Ok(before.since(&start).received > PACKETS_TO_BEGIN)
         })?;
+        let clock = cycles::now();
         let preemptions = thread_preemptions(self.switch.id(), "pmd-");
         thread::sleep(time);
-        let stats = self.stats()?.since(&before);
-        let preemptions = thread_preemptions(self.switch.id(), "pmd-").saturating_sub(preemptions);
+        let mut stats = self.stats()?.since(&before);
+        let passed = cycles::now().saturating_sub(clock);
+        let mut preemptions =
+            thread_preemptions(self.switch.id(), "pmd-").saturating_sub(preemptions);
+        // It counts cycles when it is done with a burst: too late if it lost its CPU meanwhile.
+        if stats.cycles.abs_diff(passed) > passed / CLOCK_TOLERANCE {
+            stats.cycles = passed;
+            preemptions = preemptions.max(1);
+        }
         let sent = at.packets_sent()?.saturating_sub(sent_before);
         let new = self.packets_of_new_connections()?.saturating_sub(new_before);
         // Sent was counted over a little more than the window.
-        if sent < stats.received || new > 0 {
+        if sent < stats.received || stats.received == 0 || new > 0 {
             let PmdStats { received, .. } = stats;
             return Err(PeerError::Traffic { program: Self::NAME, received, sent, new });
         }
@@ -246,6 +256,24 @@ fn wait(
         thread::sleep(POLL);
     }
     Ok(())
+}
+
+/// Whether all connections are established, or get there soon.
+fn are_established(at: &Folder<'_>, connections: u64) -> Result<bool, PeerError> {
+    let mut before = TrackedPackets::default();
+    let start = Instant::now();
+    while start.elapsed() < REPLY_PATIENCE {
+        let now = TrackedPackets::parse(&at.control(&["dpctl/dump-flows"])?);
+        // Each had its turn since it was looked at last, and none was new.
+        if now.new == before.new && now.established > before.established + 2 * connections {
+            return Ok(true);
+        }
+        if now.new != before.new {
+            before = now;
+        }
+        thread::sleep(POLL);
+    }
+    Ok(false)
 }
 
 /// Numbers of the ports that packets come in on.

@@ -159,7 +159,9 @@ mod tests {
             Err(error) => panic!("{error}"),
         };
         assert!(table.bytes_per_direction > 20.0);
-        for round in [Round::Hit, Round::Miss, Round::Insert, Round::Hit] {
+        // More are inserted and removed than the table holds at once.
+        let inserts = [Round::Insert; 60];
+        for round in [Round::Hit, Round::Miss].into_iter().chain(inserts).chain([Round::Hit]) {
             let measured = table.measure(round).unwrap();
             assert!(measured.nanoseconds > 0.0, "{round:?}");
             assert_eq!(measured.churn_per_second, None);
