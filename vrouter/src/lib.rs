@@ -12,6 +12,7 @@ mod chain;
 pub mod check_host;
 pub mod clock;
 pub mod config;
+pub mod cycles;
 pub mod drops;
 pub mod engine;
 mod fast_path;

@@ -16,6 +16,7 @@ use crate::{
     parse::{Headers, Message, Refusal},
     pipeline::{Parsed, Pass, Scratch},
     snapshot::VrfIndex,
+    stats::Stage,
     trace::Detail,
 };
 
@@ -28,6 +29,7 @@ impl<'a> Pass<'a> {
         self.worker.lookup_prefetched_burst(keys, hashes, config, &mut found);
         self.worker.prefetch_states(found.get(..keys.len()).unwrap_or(&found));
         self.prefetch_replies(keys, &found);
+        self.stats.end_stage(Stage::LookUp, burst.len() as u64);
         let mut others = others.drain(..);
         let mut flows = keys.iter().zip(hashes.iter().zip(found.iter()));
         for (packet, parsed) in burst.iter_mut().zip(parsed.iter()) {

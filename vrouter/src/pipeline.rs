@@ -34,7 +34,7 @@ use crate::{
     rate_limit::TokenBucket,
     rewrite::TunnelRun,
     snapshot::{PortEntry, Snapshot},
-    stats::WorkerStats,
+    stats::{Stage, WorkerStats},
     trace::{Detail, DropRecord, DropTrace},
     worker::Process,
 };
@@ -171,9 +171,12 @@ impl Process for Pipeline {
         let into_tunnel = TunnelRun::default();
         let mut pass =
             Pass { snapshot, flows, worker, ingress, now, pool, outbox, stats, own, into_tunnel };
+        let packets = burst.len() as u64;
         pass.parse(burst, scratch);
+        stats.end_stage(Stage::Parse, packets);
         pass.look_up(burst, scratch);
         pass.end_tunnel_run();
+        stats.end_stage(Stage::Forward, packets);
         // No reference into the flow table outlives the burst: what others remove can be reused,
         // even if we sleep now.
         self.flow_worker.park();

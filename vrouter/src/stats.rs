@@ -12,6 +12,7 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod sent;
+mod stages;
 mod totals;
 mod tunnels;
 
@@ -22,8 +23,9 @@ use std::sync::atomic::{
 };
 
 pub(crate) use self::sent::SentTally;
-use self::tunnels::TunnelTable;
+use self::{stages::StageClock, tunnels::TunnelTable};
 pub use self::{
+    stages::{Stage, StageTotals},
     totals::{ActivityTotals, Balance, EngineStats, PortTotals},
     tunnels::TunnelTotals,
 };
@@ -38,6 +40,7 @@ use crate::{
 #[derive(Debug)]
 pub struct WorkerStats {
     activity: Activity,
+    stages: StageClock,
     /// By port slot; the last one is [`PortRef::ENGINE`]'s.
     ports: Box<[PortCounters]>,
     /// What ports counted whose slots have new users since.
@@ -59,6 +62,7 @@ impl WorkerStats {
     pub fn new() -> Self {
         Self {
             activity: Activity::default(),
+            stages: StageClock::default(),
             ports: (0..=PORTS_MAX).map(|_| PortCounters::default()).collect(),
             retired: PortCounters::default(),
             tunnels: TunnelTable::new(),
@@ -262,5 +266,9 @@ impl Counter {
 
     fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+
+    fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
     }
 }

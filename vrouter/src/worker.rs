@@ -33,7 +33,7 @@ use crate::{
     outbox::Outbox,
     packet::Packet,
     port::{PortQueue, PortRef},
-    stats::WorkerStats,
+    stats::{Stage, WorkerStats},
 };
 
 /// Bursts received in one poll at most: bounds how long a flush, and so a packet on its way out,
@@ -216,19 +216,24 @@ impl<P: Process> Worker<P> {
         let Self { egress, pool, burst, outbox, pipeline, stats, .. } = self;
         let Some(owned) = egress.queues.touch(slot) else { return 0 };
         let port = owned.port;
+        stats.begin_stages();
         let received = owned.queue.rx_burst(pool, burst);
         if received == 0 {
+            stats.cancel_stages();
             egress.queues.note_quiet_visit(slot);
             return 0;
         }
         egress.queues.heat(slot);
         count_received(port, burst, stats);
+        stats.end_stage(Stage::Receive, received as u64);
         pipeline.process(port, burst, now, pool, outbox, stats);
         debug_assert!(burst.is_empty(), "the pipeline answers for every packet");
         let mut note = |packet: &Packet, reason, region: &Region| {
             pipeline.note_drop(packet, reason, now, region);
         };
         outbox.drain(|port, burst| egress.send(port, burst, pool, &mut note));
+        stats.end_stage(Stage::Transmit, received as u64);
+        stats.end_stages();
         received
     }
 

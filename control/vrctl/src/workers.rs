@@ -1,10 +1,12 @@
 //! `vrctl workers`.
 
+mod stages;
+
 use control_api::engine::{ListWorkersRequest, WorkerStatus};
 use serde::Serialize;
 
 use crate::{
-    cli::WatchOptions,
+    cli::WorkerOptions,
     exit::Failure,
     peer::{ENGINE, Peers},
     print::{Printer, Row},
@@ -19,20 +21,29 @@ use crate::{
 ///
 /// Fails if the engine cannot be asked.
 pub(crate) async fn run(
-    options: &WatchOptions,
+    options: &WorkerOptions,
     peers: &Peers,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
+    let wants_stages = options.stages;
     let (mut engine, _) = peers.engine().await?;
     let mut fetch = async || {
         let mut workers = peers.rows(ENGINE, engine.list_workers(ListWorkersRequest {})).await?;
         workers.sort_by_key(|worker| worker.index);
         Ok(workers)
     };
-    if let Some(watch) = options.watch {
-        return watch::repeat(*options, watch, printer, fetch, rates).await;
+    if let Some(watch) = options.watch.watch {
+        let options = options.watch;
+        return if wants_stages {
+            watch::repeat(options, watch, printer, fetch, stages::between).await
+        } else {
+            watch::repeat(options, watch, printer, fetch, rates).await
+        };
     }
     let workers = fetch().await?;
+    if wants_stages {
+        return printer.list(&stages::since_start(&workers));
+    }
     printer.list(&workers.into_iter().map(WorkerRow::from).collect::<Vec<_>>())
 }
 

@@ -12,7 +12,7 @@ use crate::{
     memory::Region,
     placement::WorkerPlace,
     port::{PortDevice, PortRef},
-    stats::{ActivityTotals, EngineStats, PortTotals},
+    stats::{ActivityTotals, EngineStats, PortTotals, Stage, StageTotals},
     watchdog::STALL_MIN,
     worker::Process,
 };
@@ -58,6 +58,8 @@ pub struct WorkerView {
     pub queues: usize,
     /// Its counters.
     pub activity: ActivityTotals,
+    /// What its work on packets takes, in the order of [`crate::stats::Stage::ALL`].
+    pub stages: [StageTotals; Stage::ALL.len()],
     /// Share of the last second that it spent on packets, in parts of a million.
     pub busy_ppm: u32,
     /// How long ago it last polled.
@@ -107,6 +109,7 @@ impl<P: Process> Engine<P> {
                 idle: self.runtime.idle(),
                 queues: placement.queue_count(index),
                 activity,
+                stages: stats.stages(),
                 busy_ppm: self.busy.share_ppm(usize::from(index)),
                 silent: Duration::from_nanos(silent),
                 stalls: self.runtime.stalls(index),

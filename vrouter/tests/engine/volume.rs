@@ -8,6 +8,7 @@ use std::{
 };
 
 use control_api::engine as api;
+use vrouter::stats::{Stage, StageTotals};
 
 use crate::{
     rig::{PATIENCE, Rig, object, pod},
@@ -48,6 +49,14 @@ fn ten_million_packets_one_way_across_two_workers_lose_nothing() {
     assert_eq!(peer_totals.tx_packets, FRAMES);
     let owners: Vec<_> = rig.engine.workers().iter().map(|worker| worker.queues).collect();
     assert!(owners.iter().all(|queues| *queues > 0), "{owners:?}");
+    // The worker that received them says what each stage took.
+    for (position, stage) in Stage::ALL.into_iter().enumerate() {
+        let measured = rig.engine.workers().iter().any(|worker| {
+            let StageTotals { packets, cycles } = worker.stages[position];
+            packets > 0 && packets <= FRAMES && cycles > 0
+        });
+        assert!(measured, "{stage:?}");
+    }
     drop((host, a, b));
     let balance = rig.finish().balance();
     assert_eq!((balance.received, balance.sent, balance.dropped), (FRAMES, FRAMES, 0));

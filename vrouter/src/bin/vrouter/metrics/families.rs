@@ -5,7 +5,7 @@ use super::family::{
     Kind::{Counter, Gauge},
     Samples::{
         self, Drops, Engine, Fates, PortDirections, Ports, TunnelDirections, Tunnels, Version,
-        Workers,
+        WorkerStages, Workers,
     },
     Value,
 };
@@ -146,6 +146,16 @@ pub(super) const FAMILIES: &[Family] = &[
         "vrouter_worker_busy_seconds_total",
         Workers(|worker| Value::from_nanoseconds(worker.busy_nanoseconds)),
         "Time spent in polls that moved packets.",
+    ),
+    counter(
+        "vrouter_worker_stage_packets_total",
+        WorkerStages(|stage| stage.packets),
+        "Packets on which the stage was measured: those of one burst of 64.",
+    ),
+    counter(
+        "vrouter_worker_stage_cycles_total",
+        WorkerStages(|stage| stage.cycles),
+        "Cycles of the time-stamp counter that the stage took for those packets.",
     ),
     gauge(
         "vrouter_worker_busy_ratio",

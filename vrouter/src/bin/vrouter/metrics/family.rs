@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use control_api::engine::{PortStatus, Status, TunnelStatus, WorkerStatus};
+use control_api::engine::{PortStatus, StageStatus, Status, TunnelStatus, WorkerStatus};
 use prometheus_client::metrics::MetricType;
 
 use super::Report;
@@ -86,6 +86,7 @@ pub(super) enum Samples {
     /// Received, sent.
     TunnelDirections(fn(&TunnelStatus) -> [u64; 2]),
     Workers(fn(&WorkerStatus) -> Value),
+    WorkerStages(fn(&StageStatus) -> u64),
 }
 
 /// Takes a sample: the values of the labels in the order of their names, and its own.
@@ -104,6 +105,7 @@ impl Samples {
             Self::Tunnels(_) => &["tunnel"],
             Self::TunnelDirections(_) => &["tunnel", "direction"],
             Self::Workers(_) => &["worker"],
+            Self::WorkerStages(_) => &["worker", "stage"],
         }
     }
 
@@ -137,6 +139,12 @@ impl Samples {
                 .try_for_each(|tunnel| directions(tunnel_name(tunnel), values(tunnel), sink)),
             Self::Workers(value) => report.workers.iter().try_for_each(|worker| {
                 sink(&[Cow::Owned(worker.index.to_string())], value(worker))
+            }),
+            Self::WorkerStages(value) => report.workers.iter().try_for_each(|worker| {
+                worker.stages.iter().try_for_each(|stage| {
+                    let labels = [Cow::Owned(worker.index.to_string()), name(&stage.stage)];
+                    sink(&labels, value(stage).into())
+                })
             }),
         }
     }

@@ -1,6 +1,6 @@
 //! The names against the document, and the text against what Prometheus reads.
 
-use control_api::engine::{Balance, Tunnel};
+use control_api::engine::{Balance, StageStatus, Tunnel};
 
 use super::{family::Kind, *};
 
@@ -64,7 +64,12 @@ fn report() -> Report {
             tunnel: Some(Tunnel { name: "node-b/ipv4".into(), ..Tunnel::default() }),
             ..TunnelStatus::default()
         }],
-        workers: vec![WorkerStatus { index: 1, busy_ppm: 250_000, ..WorkerStatus::default() }],
+        workers: vec![WorkerStatus {
+            index: 1,
+            busy_ppm: 250_000,
+            stages: vec![StageStatus { stage: "parse".to_owned(), packets: 64, cycles: 1280 }],
+            ..WorkerStatus::default()
+        }],
     }
 }
 

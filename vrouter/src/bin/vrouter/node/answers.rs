@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use control_api::engine::{
-    Balance, DropStatus, NeighbourStatus, PortStatus, Status, WorkerStatus, port,
+    Balance, DropStatus, NeighbourStatus, PortStatus, StageStatus, Status, WorkerStatus, port,
 };
 use encap::MacAddress;
 use flowtable::Family;
@@ -13,6 +13,7 @@ use vrouter::{
     engine::{PortView, WorkerView},
     idle::IdleMode,
     port::{Backend, PortRef},
+    stats::Stage,
     underlay::Underlay,
 };
 
@@ -192,6 +193,15 @@ fn worker_status(view: &WorkerView) -> WorkerStatus {
         frames_cached: activity.frames_cached,
         busy_nanoseconds: activity.busy_nanoseconds,
         sleeps: activity.sleeps,
+        stages: Stage::ALL
+            .into_iter()
+            .zip(view.stages)
+            .map(|(stage, totals)| StageStatus {
+                stage: stage.name().to_owned(),
+                packets: totals.packets,
+                cycles: totals.cycles,
+            })
+            .collect(),
     }
 }
 
