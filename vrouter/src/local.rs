@@ -32,7 +32,7 @@ use crate::{
     memory::{HEADROOM_BYTES, Segment},
     next_hop::{NextHop, NextHopIndex},
     packet::Packet,
-    parse::{Headers, IP_OFFSET, Refusal},
+    parse::{Headers, IP_OFFSET, Refusal, is_martian},
     pipeline::Pass,
     port::PortRef,
     rewrite::Outgoing,
@@ -222,10 +222,10 @@ impl Pass<'_> {
     }
 }
 
-/// Whether routers forward to the address at all: neither loopback, unspecified, nor on one link
+/// Whether routers forward to the address at all: neither nobody's, unspecified, nor on one link
 /// only.
 pub(crate) fn is_routable(destination: IpAddr) -> bool {
-    !(destination.is_unspecified() || destination.is_loopback() || is_link_local(destination))
+    !(is_martian(destination) || destination.is_unspecified() || is_link_local(destination))
 }
 
 fn is_link_local(address: IpAddr) -> bool {

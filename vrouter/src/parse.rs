@@ -341,21 +341,24 @@ fn check_addresses(headers: &Headers) -> Result<(), Refusal> {
     if is_group {
         return Err(Refusal::new(DropReason::ParseMulticast, Detail::Destination { destination }));
     }
-    let is_martian = match source {
-        // "This network", loopback, and multicast up to broadcast (RFC 1812 section 5.3.7).
+    // Duplicate address detection asks from the unspecified address (RFC 4862 section 5.4.2).
+    let is_unspecified = source.is_ipv6() && source.is_unspecified() && !is_neighbour;
+    if is_martian(source) || is_unspecified {
+        return Err(Refusal::new(DropReason::ParseMartianSource, Detail::Source { source }));
+    }
+    Ok(())
+}
+
+/// Whether no host has the address: "this network", loopback, and multicast up to broadcast (RFC
+/// 1812 section 5.3.7). The unspecified address of IPv6 is not among them.
+///
+/// Neither forwarded from nor to, so that no flow has it: the fast path need not look.
+pub(crate) fn is_martian(address: IpAddr) -> bool {
+    match address {
         IpAddr::V4(address) => {
             let [first, ..] = address.octets();
             first == 0 || first == 127 || first >= 224
         }
-        // Duplicate address detection asks from the unspecified address (RFC 4862 section 5.4.2).
-        IpAddr::V6(address) => {
-            address.is_multicast()
-                || address.is_loopback()
-                || (address.is_unspecified() && !is_neighbour)
-        }
-    };
-    if is_martian {
-        return Err(Refusal::new(DropReason::ParseMartianSource, Detail::Source { source }));
+        IpAddr::V6(address) => address.is_multicast() || address.is_loopback(),
     }
-    Ok(())
 }

@@ -10,7 +10,7 @@ use crate::{
     bench::Bench,
     rig::{
         Node, Udp, assert_all_dropped, changed, echo_request, fix_ipv4_checksum, input, objects,
-        only_sent, reasons, run, run_from, sent,
+        only_sent, reasons, route, run, run_from, sent,
     },
 };
 
@@ -35,6 +35,31 @@ fn a_pod_may_send_only_from_its_own_addresses() {
         let output = run_from("default/pod10", [frame]);
         assert_all_dropped(&output, DropReason::RpfSpoofedSource);
         assert_eq!(output.drops[0].detail, format!("from {source}"));
+    }
+}
+
+#[test]
+fn an_answer_from_an_address_that_nobody_has_is_dropped_whoever_was_asked() {
+    let everywhere = route(Ipv4Addr::UNSPECIFIED, 0, api::next_hop::Via::Port("host".into()));
+    for nobody in [Ipv4Addr::new(240, 0, 0, 1), Ipv4Addr::new(0, 1, 2, 3)] {
+        for is_fast in [true, false] {
+            let mut bench = Bench::new();
+            bench.set_fast_path(is_fast);
+            bench.apply(vec![everywhere.clone()], vec![]);
+            let question = Udp::from_pod(nobody);
+            let answer = Udp {
+                macs: (Node::A.mac(), Node::A.gateway_mac()),
+                source: nobody.into(),
+                destination: Node::A.pod(10).into(),
+                ports: (question.ports.1, question.ports.0),
+                ..Udp::from_pod(nobody)
+            };
+            let asked = bench.send("default/pod10", &question.frame());
+            assert_eq!(asked.drops, [DropReason::RouteNone], "{nobody} {is_fast}");
+            let answered = bench.send("host", &answer.frame());
+            assert_eq!(answered.drops, [DropReason::ParseMartianSource], "{nobody} {is_fast}");
+            assert_eq!(bench.connections(), 0);
+        }
     }
 }
 
