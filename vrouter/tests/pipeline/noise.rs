@@ -1,18 +1,20 @@
 //! Whatever comes in: no panic, and every packet is accounted for.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use control_api::engine as api;
+use encap::MacAddress;
 use etherparse::{PacketBuilder, TcpOptionElement};
 use flowtable::TableCounters;
 use proptest::{collection::vec, prelude::*, sample::Index};
+use vrouter::next_hop::Adjacency;
 
 use crate::{
     bench::Bench,
     gateway::{arp_request, solicitation},
     rig::{
-        Node, Udp, changed, echo_request, fix_ipv4_checksum, frame_from_b, input, objects, run,
-        run_from, sent,
+        Node, Udp, changed, echo_request, fix_ipv4_checksum, frame_from_b, input, objects, route,
+        run, run_from, sent, via_tunnel,
     },
     sizes::pieces,
 };
@@ -148,6 +150,18 @@ fn plain_seeds() -> Vec<Vec<u8>> {
     frames
 }
 
+/// Node `a`, whose pods leave checksums to their ports if they may.
+fn with_checksums_left_to_ports(has_partial_checksums: bool) -> Vec<api::Object> {
+    changed(objects(Node::A), |kind| {
+        if let api::object::Kind::Port(port) = kind {
+            let partial_checksums = has_partial_checksums && port.name.starts_with("default");
+            let interface = "veth0".into();
+            let af_xdp = api::AfXdpBackend { interface, partial_checksums, ..Default::default() };
+            port.backend = Some(api::port::Backend::AfXdp(af_xdp));
+        }
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -157,15 +171,7 @@ proptest! {
         has_partial_checksums: bool,
     ) {
         let seeds = plain_seeds();
-        let objects = changed(objects(Node::A), |kind| {
-            if let api::object::Kind::Port(port) = kind {
-                let partial_checksums = has_partial_checksums && port.name.starts_with("default");
-                let interface = "veth0".into();
-                let af_xdp =
-                    api::AfXdpBackend { interface, partial_checksums, ..Default::default() };
-                port.backend = Some(api::port::Backend::AfXdp(af_xdp));
-            }
-        });
+        let objects = with_checksums_left_to_ports(has_partial_checksums);
         let mut benches = [true, false].map(|is_fast| {
             let mut bench = Bench::with(objects.clone(), 1 << 10);
             bench.set_fast_path(is_fast);
@@ -192,6 +198,150 @@ proptest! {
         let [fast, full] = benches.each_ref().map(|bench| {
             let counters = TableCounters { misses: 0, ..bench.counters() };
             (bench.tunnel("peer/ipv4"), counters, bench.connections())
+        });
+        prop_assert_eq!(fast, full);
+    }
+}
+
+/// What the node is told between two bursts.
+#[derive(Clone, Debug)]
+enum Change {
+    Nothing,
+    Mtu(u32),
+    NewPort,
+    Route(u8),
+    Adjacency(u8),
+    Gateway(bool),
+    Endpoint(bool),
+    Time(u16),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        3 => Just(Change::Nothing),
+        1 => prop_oneof![Just(1280u32), Just(600), Just(9000)].prop_map(Change::Mtu),
+        1 => Just(Change::NewPort),
+        1 => (0u8..4).prop_map(Change::Route),
+        1 => (0u8..4).prop_map(Change::Adjacency),
+        1 => any::<bool>().prop_map(Change::Gateway),
+        1 => any::<bool>().prop_map(Change::Endpoint),
+        1 => any::<u16>().prop_map(Change::Time),
+    ]
+}
+
+/// Tells the node, and the workers of `told`.
+fn make(bench: &mut Bench, base: &[api::Object], change: &Change, told: &[usize]) {
+    let with = |edit: &dyn Fn(&mut api::object::Kind)| changed(base.to_vec(), |kind| edit(kind));
+    match change {
+        Change::Nothing => {}
+        Change::Mtu(mtu) => {
+            let objects = with(&|kind| {
+                if let api::object::Kind::Port(port) = kind
+                    && port.name.starts_with("default")
+                {
+                    port.mtu_bytes = *mtu;
+                }
+            });
+            bench.apply_unpublished(objects, vec![]);
+            bench.publish_to(told);
+        }
+        Change::NewPort => {
+            let name = "default/pod11";
+            // No route through it is left.
+            bench.apply_unpublished(base.to_vec(), vec![]);
+            bench.apply_unpublished(vec![], vec![api::object_key::Kind::Port(name.into())]);
+            bench.apply(base.to_vec(), vec![]);
+        }
+        Change::Route(way) => {
+            let via = match way {
+                0 => api::next_hop::Via::Port("default/pod11".into()),
+                1 => api::next_hop::Via::Port("host".into()),
+                _ => via_tunnel(),
+            };
+            let prefix = Ipv4Addr::from([10, 244, 2, 0]);
+            bench.apply_unpublished(vec![route(prefix, 24, via)], vec![]);
+            bench.publish_to(told);
+        }
+        Change::Adjacency(state) => match state {
+            0 => bench.tell(Adjacency::Pending),
+            1 => bench.tell(Adjacency::Unreachable),
+            _ => bench.resolve(MacAddress::new([2, 2, 2, 2, 2, *state])),
+        },
+        Change::Gateway(is_moved) => {
+            let objects = with(&|kind| {
+                if let api::object::Kind::Vrf(vrf) = kind
+                    && *is_moved
+                {
+                    // An address that flows lead to.
+                    vrf.gateway_addresses = vec![vec![10, 244, 2, 10]];
+                }
+            });
+            bench.apply_unpublished(objects, vec![]);
+            bench.publish_to(told);
+        }
+        Change::Endpoint(is_moved) => {
+            let objects = with(&|kind| {
+                if let api::object::Kind::Node(node) = kind
+                    && *is_moved
+                {
+                    node.vtep_addresses = vec![vec![192, 0, 2, 9]];
+                }
+            });
+            bench.apply_unpublished(objects, vec![]);
+            bench.publish_to(told);
+        }
+        Change::Time(milliseconds) => {
+            bench.now.nanoseconds += u64::from(*milliseconds) * 1_000_000;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn the_fast_path_follows_changes_as_the_rest_does(
+        bursts in vec(
+            (
+                (change(), 0..3usize),
+                (0..2usize, 0..PORTS.len()),
+                vec((any::<Index>(), prop_oneof![8 => Just(Damage::None), 1 => damage()]), 1..64),
+            ),
+            1..24,
+        ),
+        has_partial_checksums: bool,
+    ) {
+        let mut seeds = plain_seeds();
+        seeds.push(Udp { payload: vec![7; 5000], ..Udp::from_pod(Node::A.pod(11)) }.frame());
+        let base = with_checksums_left_to_ports(has_partial_checksums);
+        let mut benches = [true, false].map(|is_fast| {
+            let mut bench = Bench::with(base.clone(), 1 << 10);
+            bench.set_fast_path(is_fast);
+            bench
+        });
+        for ((change, told), (worker, port), frames) in bursts {
+            let frames: Vec<_> = frames
+                .iter()
+                .map(|(seed, damage)| repaired(damaged(seed.get(&seeds).clone(), damage)))
+                .collect();
+            let told: &[usize] = [&[0, 1][..], &[0], &[1]][told];
+            let [fast, full] = benches.each_mut().map(|bench| {
+                make(bench, &base, &change, told);
+                let mut outcome = bench.send_burst(worker, PORTS[port], &frames);
+                outcome.drops.sort_by_key(|reason| *reason as usize);
+                outcome
+            });
+            prop_assert_eq!(fast.sent, full.sent);
+            prop_assert_eq!(fast.drops, full.drops);
+        }
+        let [fast, full] = benches.each_mut().map(|bench| {
+            let counters = TableCounters { misses: 0, ..bench.counters() };
+            let mut seen = Vec::new();
+            bench.flows.table().for_each_connection(bench.now.ticks(), |view| {
+                seen.push(format!("{view:?}"));
+            });
+            seen.sort();
+            (bench.tunnel("peer/ipv4"), counters, seen, bench.frames_free())
         });
         prop_assert_eq!(fast, full);
     }
