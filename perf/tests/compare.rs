@@ -54,8 +54,10 @@ fn every_dataplane_that_is_installed_has_its_rows() {
     assert!(output.status.success(), "{errors}");
     let results: Value = serde_json::from_slice(&output.stdout).unwrap();
     let skipped = results["skipped"].as_array().unwrap();
-    for reason in skipped {
-        println!("SKIPPED: {reason}");
+    if !skipped.is_empty() {
+        let reasons: Vec<_> = skipped.iter().filter_map(Value::as_str).collect();
+        // One line, since each counts as a test.
+        println!("SKIPPED: {}", reasons.join("; "));
     }
     let rows = results["rows"].as_array().unwrap();
     let has = |case: &str, dataplane: &str| {

@@ -129,6 +129,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::machine::choose_cpu;
 
     fn state(process: u32) -> Option<char> {
         let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
@@ -140,8 +141,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new("sleep");
         command.arg("600");
+        let cpu = choose_cpu(None).unwrap();
         let mut sleeper =
-            Background::start("sleep", &command, 0, &folder.path().join("log")).unwrap();
+            Background::start("sleep", &command, cpu, &folder.path().join("log")).unwrap();
         let id = sleeper.id();
         sleeper.check().unwrap();
         sleeper.pause();
@@ -157,7 +159,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "echo no memory; exit 1"]);
-        let mut ended = Background::start("sh", &command, 0, &folder.path().join("log")).unwrap();
+        let cpu = choose_cpu(None).unwrap();
+        let mut ended = Background::start("sh", &command, cpu, &folder.path().join("log")).unwrap();
         let error = loop {
             if let Err(error) = ended.check() {
                 break error.to_string();

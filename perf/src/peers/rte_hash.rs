@@ -144,7 +144,7 @@ mod tests {
     fn a_table_answers_every_kind_of_round() {
         let setup = Setup {
             cpus: crate::machine::usable_cpus(),
-            churn_cpu: 0,
+            churn_cpu: crate::machine::choose_cpu(None).unwrap(),
             connections: 1000,
             load_percent: 50,
             lookups: 4096,

@@ -182,7 +182,6 @@ fn what_cannot_be_sent_is_told_and_no_figure_is_printed() {
         (format!("{tx} --flows 0"), 1, "give at least 1"),
         (format!("{tx} --destination fd00::1 --source 10.0.0.1"), 1, "are of two families"),
         ("--tx af_xdp:vr-no-such".into(), 1, "there is no interface vr-no-such here; ip link"),
-        ("--tx tap:lo".into(), 1, "cannot attach to lo: it is no TAP interface"),
         ("--seconds 1".into(), 2, "--tx <PORT>|--rx <PORT>"),
         (format!("{tx} --rate fast"), 2, "is no rate; give for example"),
         (format!("{rx} --search"), 2, "--tx <PORT>"),
