@@ -102,7 +102,8 @@ impl Plain {
 
 impl Pass<'_> {
     /// Sends a plain packet of a known flow along the flow's way and takes it, if nothing speaks
-    /// against it. Otherwise says false and has changed and recorded nothing.
+    /// against it. Otherwise says false and has recorded nothing: at most, a flow that the packet
+    /// supersedes is gone, which is the first thing that the other way would do.
     #[inline]
     pub(crate) fn follow_plain(
         &mut self,
