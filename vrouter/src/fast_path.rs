@@ -30,6 +30,7 @@ use crate::{
     packet::{Checksum, Packet},
     parse::{Headers, IP_OFFSET, Refusal, parse_ip, tcp_facts},
     pipeline::Pass,
+    port::PortRef,
     rewrite::{Outgoing, Unfinished, finish, mtu_for},
     snapshot::VrfIndex,
     trace::Detail,
@@ -45,6 +46,13 @@ pub(crate) struct Plain {
     is_tcp: bool,
     /// Routers may not fragment it: always so for IPv6.
     is_whole_only: bool,
+}
+
+/// A way that is open.
+enum Way<'a> {
+    Port(&'a PortHop),
+    /// Through the tunnel, and out of this port.
+    Tunnel(&'a TunnelHop, PortRef),
 }
 
 impl Plain {
@@ -120,13 +128,14 @@ impl Pass<'_> {
         let Some((index, generation)) = action.next_hop() else { return false };
         let snapshot = self.snapshot;
         let Some(hop) = snapshot.next_hop(index, generation) else { return false };
-        let mtu_bytes = match hop {
-            NextHop::Port(hop) => hop.mtu_bytes,
-            NextHop::Tunnel(hop) if matches!(hop.exit, TunnelExit::Port(_)) => {
+        let (way, mtu_bytes) = match hop {
+            NextHop::Port(hop) => (Way::Port(hop), hop.mtu_bytes),
+            NextHop::Tunnel(hop) => {
+                let TunnelExit::Port(port) = hop.exit else { return false };
                 let limit = snapshot.path_mtus.limit(index, hop.mtu_bytes, self.now);
-                mtu_for(limit, plain.is_ipv4)
+                (Way::Tunnel(hop, port), mtu_for(limit, plain.is_ipv4))
             }
-            _ => return false,
+            NextHop::Unused | NextHop::Unreachable | NextHop::Blackhole => return false,
         };
         if plain.ip_bytes > u32::from(mtu_bytes) || packet.offload.gso.is_some() {
             return false;
@@ -139,10 +148,9 @@ impl Pass<'_> {
         if packet.offload.checksum == Checksum::Partial {
             self.finish_plain(packet, plain);
         }
-        match hop {
-            NextHop::Port(hop) => self.send_plain(packet, plain, hop),
-            NextHop::Tunnel(hop) => self.encapsulate_plain(packet, plain, hop, hash),
-            _ => {}
+        match way {
+            Way::Port(hop) => self.send_plain(packet, plain, hop),
+            Way::Tunnel(hop, port) => self.encapsulate_plain(packet, plain, hop, port, hash),
         }
         true
     }
@@ -194,12 +202,12 @@ impl Pass<'_> {
         packet: &mut Packet,
         plain: Plain,
         hop: &TunnelHop,
+        port: PortRef,
         hash: FlowHash,
     ) {
         let frame = packet.data_mut(self.pool.region());
         plain.decrement_hop_limit(frame);
         write_macs(frame, hop.destination_mac, hop.source_mac);
-        let TunnelExit::Port(port) = hop.exit else { return };
         match self.write_outer_headers(packet, hop, &plain.outgoing(hash.0)) {
             Some(bytes) if self.snapshot.port(port).is_some() => {
                 self.put_out(port.index, packet.take().with_front(bytes));

@@ -182,18 +182,6 @@ impl Packet {
         true
     }
 
-    /// Puts `bytes` of headroom in front. False, and nothing happens, if there is less headroom.
-    #[must_use]
-    pub fn push(&mut self, bytes: u16) -> bool {
-        if bytes > self.offset || self.len.checked_add(bytes).is_none() {
-            return false;
-        }
-        self.offset -= bytes;
-        self.len += bytes;
-        self.total_bytes += u32::from(bytes);
-        true
-    }
-
     /// The packet with `bytes` of headroom in front, which must be there.
     // Made anew, field by field: one that was just changed in place is not yet in the cache when it
     // is moved.
