@@ -191,6 +191,15 @@ impl<'a> PlainVxlan<'a> {
         u16_at::<36, _>(self.outer.0)
     }
 
+    /// Length of the inner frame by the UDP length field, in bytes; what follows is padding of the
+    /// outer frame.
+    #[must_use]
+    #[inline]
+    pub fn inner_bytes(&self) -> usize {
+        let headers = UdpView::LEN.saturating_add(VxlanView::LEN);
+        usize::from(u16_at::<38, _>(self.outer.0)).saturating_sub(headers)
+    }
+
     /// The network that the inner frame belongs to.
     #[must_use]
     #[inline]

@@ -154,6 +154,7 @@ impl<'a> Outer<'a> {
         let mut decap = Decap {
             vni: vxlan.vni(),
             inner_offset: self.payload_offset.wrapping_add(VxlanView::LEN),
+            inner_bytes: self.udp.payload_len().saturating_sub(VxlanView::LEN),
             ecn_anomaly: None,
             ecn_update: None,
         };
@@ -248,6 +249,7 @@ impl<'a> Outer<'a> {
 pub struct Decap {
     vni: Vni,
     inner_offset: usize,
+    inner_bytes: usize,
     ecn_anomaly: Option<EcnAnomaly>,
     ecn_update: Option<EcnUpdate>,
 }
@@ -271,6 +273,13 @@ impl Decap {
     #[must_use]
     pub fn inner_offset(&self) -> usize {
         self.inner_offset
+    }
+
+    /// How long the inner Ethernet frame is by the outer UDP length, in bytes. The segments of the
+    /// packet may hold more: padding of the outer frame.
+    #[must_use]
+    pub fn inner_bytes(&self) -> usize {
+        self.inner_bytes
     }
 
     /// Set if the pair of congestion marks should not occur (RFC 6040 section 4.2).

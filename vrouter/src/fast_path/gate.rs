@@ -207,7 +207,7 @@ impl Pass<'_> {
                 && self.read_encapsulated(packet, tunnel, scratch);
         };
         let inner = frame.get(OVERHEAD_IPV4..).unwrap_or(&[]);
-        let inner_bytes = bytes.saturating_sub(OVERHEAD_IPV4);
+        let inner_bytes = outer.inner_bytes();
         let Some((plain, key)) = gate.read(inner, inner_bytes) else { return false };
         // Equal marks, or none outside, leave the inner one as it is (RFC 6040 section 4.2).
         let mark = outer.traffic_class().ecn();

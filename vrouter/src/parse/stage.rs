@@ -84,14 +84,16 @@ impl Pass<'_> {
         if !u16::try_from(inner_offset).is_ok_and(|bytes| packet.pull(bytes)) {
             return self.drop_packet(packet, DropReason::ParseTruncated, Detail::None);
         }
-        self.count_decapsulated(remote, vni, 1, u64::from(packet.total_bytes()));
+        let bytes = decap.inner_bytes();
+        trim(&mut packet, bytes);
+        self.count_decapsulated(remote, vni, 1, bytes as u64);
         let region = self.pool.region();
         decap.apply_ecn(packet.data_mut(region));
         let expected = self.snapshot.node.router_mac;
         match EthernetView::parse(packet.data(region)) {
             Ok((ethernet, _)) if ethernet.destination() == expected => {
                 let ether_type = ethernet.ether_type();
-                self.parse_routed(packet, ether_type, vrf, scratch);
+                self.parse_routed(packet, bytes, ether_type, vrf, scratch);
             }
             Ok((ethernet, _)) => {
                 let detail = Detail::Mac { found: ethernet.destination(), expected };
@@ -135,18 +137,20 @@ impl Pass<'_> {
         if self.ingress.has_partial_checksums {
             packet.offload.checksum = Checksum::Partial;
         }
-        self.parse_routed(packet, ether_type, self.ingress.vrf, scratch);
+        let bytes = packet.total_bytes() as usize;
+        self.parse_routed(packet, bytes, ether_type, self.ingress.vrf, scratch);
     }
 
-    /// An IP packet that is to be routed in `vrf`.
+    /// An IP packet that is to be routed in `vrf`. What is of it in the packet ends after `bytes`
+    /// bytes.
     fn parse_routed(
         &mut self,
         mut packet: Packet,
+        bytes: usize,
         ether_type: EtherType,
         vrf: VrfIndex,
         scratch: &mut Scratch,
     ) {
-        let bytes = packet.total_bytes() as usize;
         let parsed = parse_ip(packet.data(self.pool.region()), bytes, ether_type, vrf);
         let headers = match parsed {
             Ok(headers) => headers,
@@ -167,7 +171,7 @@ impl Pass<'_> {
                 Detail::Source { source },
             );
         }
-        trim_padding(&mut packet, &headers);
+        trim(&mut packet, headers.end());
         let is_gateway =
             self.snapshot.vrf(vrf).is_some_and(|vrf| vrf.is_gateway(headers.destination));
         if is_gateway || headers.hop_limit <= 1 {
@@ -239,9 +243,10 @@ impl Scratch {
     }
 }
 
-/// Takes off what Ethernet added to a short packet, so that it does not travel in a tunnel.
-fn trim_padding(packet: &mut Packet, headers: &Headers) {
-    if let Ok(bytes) = u16::try_from(headers.end())
+/// Takes off what Ethernet added after so many bytes of a short packet, so that it does not travel
+/// on.
+fn trim(packet: &mut Packet, bytes: usize) {
+    if let Ok(bytes) = u16::try_from(bytes)
         && bytes < packet.linear_bytes()
     {
         // A chain is left as it is: only its last segment could end in padding.

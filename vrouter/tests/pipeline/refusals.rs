@@ -9,8 +9,8 @@ use vrouter::drops::DropReason;
 use crate::{
     bench::Bench,
     rig::{
-        Node, Udp, assert_all_dropped, changed, echo_request, fix_ipv4_checksum, input, objects,
-        only_sent, reasons, route, run, run_from, sent,
+        Node, Udp, assert_all_dropped, changed, echo_request, fix_ipv4_checksum, from_b, input,
+        objects, only_sent, reasons, route, run, run_from, sent,
     },
 };
 
@@ -226,6 +226,41 @@ fn broken_encapsulation_is_dropped_with_its_own_reason() {
             DropReason::VxlanOuterFragment,
         ]
     );
+}
+
+#[test]
+fn an_inner_packet_ends_no_later_than_the_datagram_around_it() {
+    for is_fast in [true, false] {
+        let mut bench = Bench::new();
+        bench.set_fast_path(is_fast);
+        let whole = from_b(&Udp {
+            source: Node::B.pod(10).into(),
+            destination: Node::A.pod(10).into(),
+            ..Udp::from_pod(Node::B.pod(10))
+        });
+        assert_eq!(bench.send("uplink", &whole).ports(), ["default/pod10"]);
+        // What the lengths leave out looks like padding of the outer frame, and like the end of the
+        // inner packet.
+        let mut short = whole.clone();
+        for length in [16, 38] {
+            let field = short[length..].first_chunk_mut::<2>().unwrap();
+            *field = (u16::from_be_bytes(*field) - 4).to_be_bytes();
+        }
+        short[40..42].fill(0);
+        fix_ipv4_checksum(&mut short);
+        let received = bench.tunnel("peer/ipv4").rx_bytes;
+        assert_eq!(bench.send("uplink", &short).drops, [DropReason::ParseTruncated], "{is_fast}");
+        let counted = bench.tunnel("peer/ipv4").rx_bytes - received;
+        assert_eq!(counted, whole.len() as u64 - 50 - 4);
+        // The whole one is followed by padding, which counts neither.
+        let mut padded = whole.clone();
+        padded.extend([0; 9]);
+        padded[40..42].fill(0);
+        let outcome = bench.send("uplink", &padded);
+        assert_eq!(outcome.ports(), ["default/pod10"]);
+        let counted = bench.tunnel("peer/ipv4").rx_bytes - received - counted;
+        assert_eq!(counted, whole.len() as u64 - 50);
+    }
 }
 
 #[test]

@@ -136,6 +136,7 @@ fn every_pair_of_marks_leaves_as_rfc_6040_says_with_the_checksum_right() {
             let decap = decap(&packet).unwrap();
             assert_eq!(decap.vni().value(), 77);
             assert_eq!(packet[decap.inner_offset()..], frame);
+            assert_eq!(decap.inner_bytes(), frame.len());
             assert_eq!(decap.ecn_anomaly(), expected.anomaly);
             assert_eq!(decap.new_ecn(), (ecn != inner).then_some(ecn));
             decap.apply_ecn(&mut frame);
