@@ -10,6 +10,7 @@
 //!                                 └──► ports to open and close
 //! ```
 
+mod backend;
 mod batch;
 mod compile;
 mod error;

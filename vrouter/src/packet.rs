@@ -54,6 +54,38 @@ pub struct Offload {
     pub gso: Option<Gso>,
 }
 
+/// What the far side of a port does itself, so that the engine need not.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a feature that a far side may lack")]
+pub struct Offloads {
+    /// Finishes partial checksums.
+    pub checksum: bool,
+    /// Takes TCP over IPv4 unsegmented.
+    pub tcp_v4: bool,
+    /// Takes TCP over IPv6 unsegmented.
+    pub tcp_v6: bool,
+    /// Takes UDP unsegmented, over both.
+    pub udp: bool,
+}
+
+impl Offloads {
+    /// Nothing: frames must be as on a wire.
+    pub const NONE: Self = Self { checksum: false, tcp_v4: false, tcp_v6: false, udp: false };
+
+    /// Whether the far side does all that is left to do to a packet.
+    #[must_use]
+    #[inline]
+    pub fn cover(self, offload: Offload) -> bool {
+        let takes_size = match offload.gso {
+            None => true,
+            Some(Gso::TcpV4 { .. }) => self.tcp_v4,
+            Some(Gso::TcpV6 { .. }) => self.tcp_v6,
+            Some(Gso::Udp { .. }) => self.udp,
+        };
+        takes_size && (self.checksum || offload.checksum == Checksum::Complete)
+    }
+}
+
 /// A packet and its only owner.
 #[derive(Debug)]
 #[must_use = "a packet that is dropped loses its frames: free it in a pool"]

@@ -13,10 +13,16 @@ use std::os::fd::BorrowedFd;
 
 pub use device::{
     AfXdpBackend, AfXdpMode, Backend, OpenPortError, OpenedPort, PortDevice, PortInterface,
-    PortOpener, PortRequest, Role, SteerError, Steering,
+    PortOpener, PortRequest, Role, SocketAccess, SteerError, Steering, TapBackend,
+    VhostUserBackend, VhostUserMode,
 };
 
-use crate::{burst::Burst, memory::FramePool, packet::Packet, stats::WorkerStats};
+use crate::{
+    burst::Burst,
+    memory::FramePool,
+    packet::{Offloads, Packet},
+    stats::WorkerStats,
+};
 
 /// Ports at most: pods of a large node (500), an uplink, a host port, and as many again for
 /// interfaces of tenants.
@@ -57,6 +63,12 @@ pub trait PortQueue: Send {
     /// [`crate::drops::DropReason::TxUnsendable`] or [`crate::drops::DropReason::TxRingFull`], as
     /// [`Self::can_send`] says.
     fn tx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst, stats: &WorkerStats) -> usize;
+
+    /// What the queue takes that is not yet fit for a wire. May change from burst to burst, with
+    /// what the far side asks for.
+    fn offloads(&self) -> Offloads {
+        Offloads::NONE
+    }
 
     /// Whether the queue could send `packet` if its ring had room.
     fn can_send(&self, _packet: &Packet) -> bool {

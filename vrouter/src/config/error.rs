@@ -27,6 +27,8 @@ pub enum Problem {
     TooLong { bytes: usize, bytes_max: usize },
     #[error("{bytes} bytes are no address; send 4 for IPv4 or 16 for IPv6")]
     AddressLength { bytes: usize },
+    #[error("{path} is relative; send an absolute path")]
+    PathRelative { path: String },
     #[error("{address} cannot be one station's address; send a unicast address")]
     AddressNotUnicast { address: IpAddr },
     #[error("{bytes} bytes are no MAC address; send 6")]

@@ -1,6 +1,9 @@
 //! Fields of the API's messages, checked one at a time.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+};
 
 use control_api::engine as api;
 use encap::MacAddress;
@@ -10,6 +13,7 @@ use super::{
     error::{FieldError, Problem},
     object::{NAME_BYTES_MAX, family_name},
 };
+use crate::port::VhostUserBackend;
 
 /// The largest VNI: 24 bits (RFC 7348 section 5).
 const VNI_MAX: u64 = 0xff_ffff;
@@ -125,6 +129,19 @@ pub(super) fn name(path: &str, name: String) -> Parsed<Box<str>> {
 
 pub(super) fn interface(path: &str, name: String) -> Parsed<Box<str>> {
     bounded(path, name, INTERFACE_BYTES_MAX)
+}
+
+pub(super) fn socket_path(path: &str, text: String) -> Parsed<PathBuf> {
+    let text = bounded(path, text, VhostUserBackend::SOCKET_PATH_BYTES_MAX)?;
+    if !Path::new(&*text).is_absolute() {
+        return Err(FieldError::new(path, Problem::PathRelative { path: text.into() }));
+    }
+    Ok(text.into_string().into())
+}
+
+/// Empty stands for "not set".
+pub(super) fn optional_path(text: String) -> Option<PathBuf> {
+    (!text.is_empty()).then(|| text.into())
 }
 
 /// Empty stands for "not set".

@@ -15,8 +15,8 @@ use super::{
     error::{ApplyError, FieldError, Problem},
     field,
 };
+use crate::port::Backend;
 pub use crate::port::Role;
-use crate::port::{AfXdpBackend, AfXdpMode, Backend};
 
 /// Addresses behind one port at most: two families, and room for secondary ones. The reverse-path
 /// check looks at each.
@@ -237,34 +237,6 @@ impl PortObject {
     #[must_use]
     pub fn has_partial_checksums(&self) -> bool {
         matches!(&self.backend, Backend::AfXdp(af_xdp) if af_xdp.partial_checksums)
-    }
-}
-
-impl Backend {
-    fn parse(backend: Option<api::port::Backend>) -> Result<Self, FieldError> {
-        let af_xdp = match backend {
-            Some(api::port::Backend::AfXdp(af_xdp)) => af_xdp,
-            Some(api::port::Backend::Memory(_)) => return Ok(Self::Memory),
-            None => return Err(FieldError::new("backend", Problem::Missing)),
-        };
-        let Ok(mode) = api::af_xdp_backend::Mode::try_from(af_xdp.mode) else {
-            let problem = Problem::UnknownEnum { number: af_xdp.mode };
-            return Err(FieldError::new("af_xdp.mode", problem));
-        };
-        let mode = match mode {
-            api::af_xdp_backend::Mode::Auto => AfXdpMode::Auto,
-            api::af_xdp_backend::Mode::ZeroCopy => AfXdpMode::ZeroCopy,
-            api::af_xdp_backend::Mode::Copy => AfXdpMode::Copy,
-            api::af_xdp_backend::Mode::Generic => AfXdpMode::Generic,
-        };
-        let queues = field::in_range("af_xdp.queues", u64::from(af_xdp.queues), 0, 1024)?;
-        Ok(Self::AfXdp(AfXdpBackend {
-            interface: field::interface("af_xdp.interface", af_xdp.interface)?.into(),
-            netns_path: (!af_xdp.netns_path.is_empty()).then(|| af_xdp.netns_path.into()),
-            queues: (queues > 0).then_some(queues),
-            mode,
-            partial_checksums: af_xdp.partial_checksums,
-        }))
     }
 }
 

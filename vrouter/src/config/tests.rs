@@ -8,6 +8,7 @@ use super::{ApplyError, Batch, Config, NextHopObject, PortChanges, RouteObject, 
 use crate::{
     fib::GroupIndex,
     next_hop::{Adjacency, NextHop, TunnelExit},
+    port::{Backend, SocketAccess, VhostUserMode},
     scope::RouteScope,
     snapshot::{Snapshot, VrfIndex},
 };
@@ -378,6 +379,35 @@ fn a_port_with_another_backend_is_opened_anew_behind_the_same_next_hop() {
     assert!(after.port(old).is_none());
     let NextHop::Port(hop) = hop_of(&after, "10.244.1.2") else { panic!() };
     assert_eq!(hop.port, new);
+}
+
+#[test]
+fn a_vhost_user_port_needs_a_socket_that_can_be_made() {
+    let mut config = configured();
+    let port = |path: &str, file_mode| {
+        let backend = api::VhostUserBackend {
+            socket_path: path.into(),
+            file_mode,
+            ..api::VhostUserBackend::default()
+        };
+        let backend = Some(api::port::Backend::VhostUser(backend));
+        api::Port { backend, ..guest("default/v", &["10.244.1.9"]) }.object()
+    };
+    let long = format!("/{}", "a".repeat(107));
+    for (path, file_mode, message) in [
+        ("", 0, "vhost_user.socket_path: is missing"),
+        ("run/a", 0, "vhost_user.socket_path: run/a is relative"),
+        (&long, 0, "vhost_user.socket_path: is 108 bytes long; at most 107"),
+        ("/run/a", 0o1000, "vhost_user.file_mode: 512 is out of range"),
+    ] {
+        let error = try_apply(&mut config, false, vec![port(path, file_mode)], vec![]).unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+    }
+    upsert(&mut config, vec![port(&long[..107], 0)]);
+    let (_, object) = config.port_by_name("default/v").unwrap();
+    let Backend::VhostUser(backend) = &object.backend else { panic!("{:?}", object.backend) };
+    let access = SocketAccess { uid: 0, gid: 0, file_mode: 0o600 };
+    assert_eq!(backend.mode, VhostUserMode::Server(access));
 }
 
 #[test]

@@ -221,8 +221,7 @@ impl PortTable {
     /// The attached ports on an interface of the engine's own namespace.
     pub(super) fn attached_on(&self, interface_index: u32) -> Vec<(PortRef, PortInterface)> {
         let entries = self.entries.iter().filter(|(_, entry)| {
-            let backend = &entry.object.backend;
-            let is_own = matches!(backend, Backend::AfXdp(it) if it.netns_path.is_none());
+            let is_own = matches!(entry.object.backend.interface(), Some((_, None)));
             is_own && entry.phase == Phase::Attached
         });
         entries
@@ -335,9 +334,9 @@ impl Entry {
 /// Whether the second can be opened only once the first is closed.
 fn shares_device(first: &Backend, second: &Backend) -> bool {
     match (first, second) {
-        (Backend::AfXdp(first), Backend::AfXdp(second)) => {
-            (&first.interface, &first.netns_path) == (&second.interface, &second.netns_path)
+        (Backend::VhostUser(first), Backend::VhostUser(second)) => {
+            first.socket_path == second.socket_path
         }
-        _ => false,
+        _ => first.interface().is_some_and(|interface| second.interface() == Some(interface)),
     }
 }

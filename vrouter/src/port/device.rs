@@ -1,7 +1,11 @@
 //! A port as the main thread sees it: how it is opened, steered and described. Workers see its
 //! queues only.
 
-use std::{error, net::IpAddr, path::PathBuf};
+use std::{
+    error,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use super::{PortQueue, PortRef};
 use crate::memory::FramePool;
@@ -22,8 +26,25 @@ pub enum Role {
 pub enum Backend {
     /// An interface of the kernel.
     AfXdp(AfXdpBackend),
+    /// The stack of a network namespace, behind a TAP device.
+    Tap(TapBackend),
+    /// A VMM or a DPDK application, behind a socket.
+    VhostUser(VhostUserBackend),
     /// Rings in process, for tests.
     Memory,
+}
+
+impl Backend {
+    /// The interface that the port is on, and the network namespace that it lives in (`None`: the
+    /// engine's own); `None` if the port is on no interface.
+    #[must_use]
+    pub fn interface(&self) -> Option<(&str, Option<&Path>)> {
+        match self {
+            Self::AfXdp(it) => Some((&it.interface, it.netns_path.as_deref())),
+            Self::Tap(it) => Some((&it.interface, it.netns_path.as_deref())),
+            Self::VhostUser(_) | Self::Memory => None,
+        }
+    }
 }
 
 /// An interface to open, and how.
@@ -40,6 +61,53 @@ pub struct AfXdpBackend {
     pub mode: AfXdpMode,
     /// Frames from the far side may carry partial checksums.
     pub partial_checksums: bool,
+}
+
+/// A TAP device to open, and how.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TapBackend {
+    /// The device, by name.
+    pub interface: String,
+    /// The network namespace it lives in; `None`: the engine's own.
+    pub netns_path: Option<PathBuf>,
+    /// Queues to open; `None`: one a worker.
+    pub queues: Option<u16>,
+}
+
+/// A vhost-user socket to serve, and how.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct VhostUserBackend {
+    /// Where the socket is, in at most [`Self::SOCKET_PATH_BYTES_MAX`] bytes.
+    pub socket_path: PathBuf,
+    /// Who listens on it.
+    pub mode: VhostUserMode,
+    /// Queue pairs to offer; `None`: one a worker.
+    pub queue_pairs: Option<u16>,
+}
+
+impl VhostUserBackend {
+    /// What a `sockaddr_un` holds, less the terminating zero.
+    pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+}
+
+/// Who listens on a vhost-user socket.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum VhostUserMode {
+    /// The engine, which makes the socket.
+    Server(SocketAccess),
+    /// The frontend; the engine connects.
+    Client,
+}
+
+/// Who may open a socket that the engine makes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SocketAccess {
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// The bits of chmod(2).
+    pub file_mode: u32,
 }
 
 /// Which AF_XDP mode is asked for. All but `Auto` fail where the device cannot do it.
@@ -100,7 +168,8 @@ pub struct OpenedPort {
 
 /// An open port's device. Dropped, and thereby closed, after its last queue is drained.
 pub trait PortDevice: Send {
-    /// What carries the packets and in which mode: "`af_xdp` zero-copy", "`af_xdp` copy", "memory".
+    /// What carries the packets and in which mode: "`af_xdp` zero-copy", "`af_xdp` copy", "tap",
+    /// "vhost-user", "memory".
     fn backend(&self) -> &str;
 
     /// Why it is not in the best mode; empty if it is.

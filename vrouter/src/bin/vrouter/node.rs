@@ -36,7 +36,7 @@ use vrouter::{
     memory::RegionConfig,
     next_hop::Adjacency,
     pipeline::Pipeline,
-    port::{Backend, PortRef},
+    port::PortRef,
     trace::{DropExamples, DropTrace},
     underlay::{Change, Underlay, Way},
 };
@@ -257,12 +257,7 @@ impl Node {
     fn port_on(&self, interface: &str) -> Option<PortRef> {
         let mut ports = self.engine.config().ports();
         ports
-            .find(|(_, object)| match &object.backend {
-                Backend::AfXdp(backend) => {
-                    backend.netns_path.is_none() && backend.interface == interface
-                }
-                Backend::Memory => false,
-            })
+            .find(|(_, object)| object.backend.interface() == Some((interface, None)))
             .map(|(port, _)| port)
     }
 }

@@ -230,10 +230,7 @@ impl PortOpener for AfXdpOpener {
         request: &PortRequest,
         pool: &mut FramePool,
     ) -> Result<OpenedPort, OpenPortError> {
-        let path: Option<&Path> = match &request.backend {
-            Backend::AfXdp(backend) => backend.netns_path.as_deref(),
-            Backend::Memory => None,
-        };
+        let path: Option<&Path> = request.backend.interface().and_then(|(_, path)| path);
         let result = namespace::inside(path, || self.open_device(request, pool));
         result.map_err(|source| OpenPortError {
             name: request.name.clone(),

@@ -137,8 +137,8 @@ impl Node {
 fn port_status(view: PortView) -> PortStatus {
     let PortView { object, totals, .. } = &view;
     let interface = match &object.backend {
-        Backend::AfXdp(backend) => backend.interface.clone(),
-        Backend::Memory => String::new(),
+        Backend::VhostUser(backend) => backend.socket_path.display().to_string(),
+        backend => backend.interface().map(|(name, _)| name.to_owned()).unwrap_or_default(),
     };
     // The uplink's far side is the whole fabric; its own address is what helps.
     let mac = if object.mac == MacAddress::default() {

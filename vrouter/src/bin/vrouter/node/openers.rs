@@ -1,4 +1,4 @@
-//! Opens ports of both kinds: interfaces, and rings in process.
+//! Opens ports of all kinds.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -17,6 +17,13 @@ pub(super) struct Openers {
     memory: MemoryOpener,
 }
 
+/// A kind of port that the API knows and this engine does not.
+#[derive(Debug, thiserror::Error)]
+#[error("this engine has no {kind} ports; configure the port with another backend")]
+struct OtherKind {
+    kind: &'static str,
+}
+
 impl Openers {
     /// Openers over one region of packet memory.
     pub(super) fn new(depot: &Arc<Depot>, pin_folder: Option<PathBuf>) -> Self {
@@ -33,9 +40,14 @@ impl PortOpener for Openers {
         request: &PortRequest,
         pool: &mut FramePool,
     ) -> Result<OpenedPort, OpenPortError> {
+        let other = |kind| {
+            Err(OpenPortError { name: request.name.clone(), source: Box::new(OtherKind { kind }) })
+        };
         match &request.backend {
             Backend::AfXdp(_) => self.af_xdp.open(request, pool),
             Backend::Memory => self.memory.open(request, pool),
+            Backend::Tap(_) => other("TAP"),
+            Backend::VhostUser(_) => other("vhost-user"),
         }
     }
 }
