@@ -116,4 +116,8 @@ drop_reasons! {
     /// The port that the packet was to leave through was closed, or its interface went, before the
     /// kernel took it from the transmit ring.
     TxPortClosed => "tx_port_closed",
+    /// What the port says is left to do to the frame (checksum, segmentation) contradicts the frame.
+    RxOffloadMalformed => "rx_offload_malformed",
+    /// The packet would be cut into more segments than one packet may become.
+    SegmentTooMany => "segment_too_many",
 }

@@ -31,9 +31,10 @@ use crate::{
     parse::{Headers, IP_OFFSET, Refusal, parse_ip, tcp_facts},
     pipeline::Pass,
     port::PortRef,
-    rewrite::{Outgoing, Unfinished, finish, mtu_for},
+    rewrite::{Outgoing, mtu_for},
     snapshot::VrfIndex,
     trace::Detail,
+    transport::{self, Transport},
 };
 
 /// What is kept of a plain packet's headers, apart from its flow key.
@@ -145,7 +146,7 @@ impl Pass<'_> {
         if recorded.is_none() && !self.record_rare(packet, &facts, flow) {
             return packet.is_taken();
         }
-        if packet.offload.checksum == Checksum::Partial {
+        if packet.offload.checksum != Checksum::Complete {
             self.finish_plain(packet, plain);
         }
         match way {
@@ -163,13 +164,14 @@ impl Pass<'_> {
         let addresses_offset =
             if plain.is_ipv4 { PlainIpv4::ADDRESSES } else { PlainIpv6::ADDRESSES };
         let addresses = packet.data(region).get(addresses_offset..start).unwrap_or(&[]);
-        let unfinished = Unfinished {
+        let transport = Transport {
             protocol: if plain.is_tcp { IpProtocol::TCP } else { IpProtocol::UDP },
+            is_ipv4: plain.is_ipv4,
             start,
             bytes: plain.end().saturating_sub(start),
             addresses: Sum::of(addresses),
         };
-        finish(packet, &unfinished, region);
+        transport::finish(packet, &transport, region);
     }
 
     /// Records a packet that is not what most are. False if its flow has ended, and if it is

@@ -45,6 +45,8 @@ pub mod stats;
 pub mod topology;
 pub mod trace;
 mod transmit;
+mod transport;
 pub mod underlay;
+pub mod virtio_net;
 pub mod watchdog;
 pub mod worker;

@@ -20,12 +20,17 @@ pub enum Checksum {
     /// As it should be on the wire.
     #[default]
     Complete,
-    /// Holds at most the pseudo header's sum: whoever sends the packet to a port that cannot finish
+    /// Unfinished, whatever the field holds: whoever sends the packet to a port that cannot finish
     /// it, must.
     Partial,
+    /// Complete, or unfinished and then the field holds the pseudo header's sum: the port that it
+    /// came from does not tell, and the packet is not from a wire. Complete where it is not found
+    /// to be unfinished.
+    Unknown,
 }
 
-/// A packet larger than the MTU that a port or the engine has yet to segment.
+/// A packet larger than the MTU that a port or the engine has yet to segment. Its checksum is
+/// [`Checksum::Partial`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Gso {
     /// TCP over IPv4, with the payload bytes a segment.
@@ -45,6 +50,18 @@ pub enum Gso {
     },
 }
 
+impl Gso {
+    /// Payload bytes a segment; the last one may have fewer.
+    #[must_use]
+    pub const fn segment_bytes(self) -> u16 {
+        match self {
+            Self::TcpV4 { segment_bytes }
+            | Self::TcpV6 { segment_bytes }
+            | Self::Udp { segment_bytes } => segment_bytes,
+        }
+    }
+}
+
 /// What a port or the engine has yet to do to a packet before it may be on a wire.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Offload {
@@ -52,6 +69,11 @@ pub struct Offload {
     pub checksum: Checksum,
     /// Segmentation, if any.
     pub gso: Option<Gso>,
+}
+
+impl Offload {
+    /// Nothing is left to do: the packet is as on a wire.
+    pub const NONE: Self = Self { checksum: Checksum::Complete, gso: None };
 }
 
 /// What the far side of a port does itself, so that the engine need not.
@@ -66,13 +88,22 @@ pub struct Offloads {
     pub tcp_v6: bool,
     /// Takes UDP unsegmented, over both.
     pub udp: bool,
+    /// Takes TCP with CWR set unsegmented: it belongs on the first segment only (RFC 3168 section
+    /// 6.1.2), which a device must be made for.
+    pub tcp_ecn: bool,
 }
 
 impl Offloads {
     /// Nothing: frames must be as on a wire.
-    pub const NONE: Self = Self { checksum: false, tcp_v4: false, tcp_v6: false, udp: false };
+    pub const NONE: Self =
+        Self { checksum: false, tcp_v4: false, tcp_v6: false, udp: false, tcp_ecn: false };
 
-    /// Whether the far side does all that is left to do to a packet.
+    /// All there is.
+    pub const ALL: Self =
+        Self { checksum: true, tcp_v4: true, tcp_v6: true, udp: true, tcp_ecn: true };
+
+    /// Whether the far side does all that is left to do to a packet. Of one with TCP's CWR set, see
+    /// [`Self::tcp_ecn`]; a checksum that is [`Checksum::Unknown`] has to be looked at.
     #[must_use]
     #[inline]
     pub fn cover(self, offload: Offload) -> bool {
@@ -82,7 +113,12 @@ impl Offloads {
             Some(Gso::TcpV6 { .. }) => self.tcp_v6,
             Some(Gso::Udp { .. }) => self.udp,
         };
-        takes_size && (self.checksum || offload.checksum == Checksum::Complete)
+        let takes_checksum = match offload.checksum {
+            Checksum::Complete => true,
+            Checksum::Partial => self.checksum,
+            Checksum::Unknown => false,
+        };
+        takes_size && takes_checksum
     }
 }
 
@@ -113,7 +149,7 @@ impl Packet {
             len,
             total_bytes: u32::from(len),
             ingress,
-            offload: Offload::default(),
+            offload: Offload::NONE,
         }
     }
 
@@ -127,7 +163,7 @@ impl Packet {
             len: 0,
             total_bytes: 0,
             ingress: PortRef::ENGINE,
-            offload: Offload { checksum: Checksum::Complete, gso: None },
+            offload: Offload::NONE,
         };
         mem::replace(self, nothing)
     }

@@ -2,8 +2,6 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-mod checksum;
-
 use std::{mem, net::IpAddr};
 
 use encap::{
@@ -16,16 +14,16 @@ use encap::{
     vxlan::EncapPacket,
 };
 
-use self::checksum::finish_checksum;
-pub(crate) use self::checksum::{Unfinished, finish};
 use crate::{
     chain,
     drops::DropReason,
+    memory::Region,
     next_hop::{NextHop, NextHopIndex, PortHop, TunnelExit, TunnelHop, TunnelRef},
     packet::{Checksum, Packet},
     parse::{Headers, IP_OFFSET},
     pipeline::Pass,
     trace::Detail,
+    transport::{self, Transport},
 };
 
 /// What the outer headers of a packet depend on, apart from the packet's bytes.
@@ -93,7 +91,7 @@ impl Pass<'_> {
             return self.too_big(packet, headers, mtu_bytes);
         }
         let region = self.pool.region();
-        if packet.offload.checksum == Checksum::Partial {
+        if packet.offload.checksum != Checksum::Complete {
             finish_checksum(&mut packet, headers, region);
         }
         decrement_hop_limit(packet.data_mut(region), headers);
@@ -226,6 +224,14 @@ fn ethernet(
 fn write_front<const N: usize>(frame: &mut [u8], bytes: [u8; N]) {
     if let Some(front) = frame.first_chunk_mut() {
         *front = bytes;
+    }
+}
+
+/// The kernel leaves no checksum of a fragment open.
+fn finish_checksum(packet: &mut Packet, headers: &Headers, region: &Region) {
+    match Transport::of_headers(headers) {
+        Some(transport) => transport::finish(packet, &transport, region),
+        None => packet.offload.checksum = Checksum::Complete,
     }
 }
 

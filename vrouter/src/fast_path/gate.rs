@@ -182,7 +182,7 @@ impl Pass<'_> {
             return false;
         };
         if gate.has_partial_checksums {
-            packet.offload.checksum = Checksum::Partial;
+            packet.offload.checksum = Checksum::Unknown;
         }
         trim_padding(packet, plain);
         scratch.push_plain(plain, key, self.flows.hash_ahead(&key));

@@ -135,7 +135,7 @@ impl Pass<'_> {
             return self.drop_packet(packet, DropReason::ParseForeignMac, detail);
         }
         if self.ingress.has_partial_checksums {
-            packet.offload.checksum = Checksum::Partial;
+            packet.offload.checksum = Checksum::Unknown;
         }
         let bytes = packet.total_bytes() as usize;
         self.parse_routed(packet, bytes, ether_type, self.ingress.vrf, scratch);
