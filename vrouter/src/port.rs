@@ -8,6 +8,7 @@ mod device;
 pub mod fault;
 pub mod memory;
 pub mod pcap;
+pub mod vhost_user;
 
 use std::os::fd::BorrowedFd;
 

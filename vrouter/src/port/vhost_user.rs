@@ -1,0 +1,20 @@
+//! vhost-user: a VMM or a DPDK application on the far side of a socket, and its virtio rings.
+//!
+//! ```text
+//!  frontend ── socket ── session (a thread a port) ── orders ──► VhostUserQueue ── worker
+//!      │                     ▲                    ◄── answers ──      │
+//!      └── guest memory ─────┴─ mapped once ──────────────────────────┘ rings: copies in and out
+//! ```
+//!
+//! A ring belongs either to the session or to the worker. The session stops a queue before it
+//! changes its memory, and unmaps nothing that a worker may still touch.
+
+pub mod access;
+pub mod inflight;
+pub mod log;
+pub mod mapping;
+pub mod memory;
+pub mod orders;
+pub mod queue;
+pub mod ring;
+mod truncation;

@@ -1,0 +1,293 @@
+//! The packed ring, device side (VirtIO 1.2 section 2.8).
+//!
+//! | area | words | who writes |
+//! |---|---|---|
+//! | descriptors | address; bytes, id, flags | both: who may, the flags say |
+//! | driver event suppression | where to call, flags | driver |
+//! | device event suppression | where to kick, flags | device |
+
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use std::sync::atomic::{
+    AtomicU16,
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
+    fence,
+};
+
+use super::{
+    DeviceRing, Heads, PackedIndex, RING_ENTRIES_MAX, RingError, RingFault, RingFeatures,
+    RingFormat, RingPosition, RingSetup,
+    chain::{
+        DESCRIPTOR_BYTES, Descriptor, Direction, Head, INDIRECT, NEXT, PARTS_MAX, Parts, WRITE,
+        add_part, indirect_count, indirect_words,
+    },
+    is_event_passed,
+};
+use crate::port::vhost_user::{
+    access::{PackedWords, Words},
+    log::RingLog,
+    memory::GuestMemory,
+};
+
+/// Descriptor flags that say whose turn it is (VirtIO 1.2 section 2.8.1).
+const AVAIL: u16 = 1 << 7;
+const USED: u16 = 1 << 15;
+/// Event suppression flags (VirtIO 1.2 section 2.8.10).
+const EVENTS_ENABLED: u16 = 0;
+const EVENTS_DISABLED: u16 = 1;
+const EVENTS_AT_DESCRIPTOR: u16 = 2;
+/// The wrap counter beside a descriptor's offset.
+const WRAP: u16 = 1 << 15;
+/// The words of an event suppression area: offset and wrap counter, flags.
+const EVENT_WORDS: usize = 2;
+
+/// A packed ring.
+#[derive(Debug)]
+pub(in crate::port::vhost_user) struct PackedRing {
+    descriptors: Words<PackedWords>,
+    driver_events: Words<AtomicU16>,
+    device_events: Words<AtomicU16>,
+    has_event_index: bool,
+    size: u16,
+    /// Next to look at.
+    cursor: PackedIndex,
+    /// Next to complete.
+    next: PackedIndex,
+    /// The oldest completed descriptor, whose flags are held back: as long as they are, the driver
+    /// sees none of those behind it.
+    held_back: Option<(u16, u16)>,
+    /// Where `next` stood when the driver was last thought of.
+    told: u16,
+    /// Descriptors completed since.
+    untold_slots: u16,
+}
+
+impl PackedRing {
+    /// The ring at the areas that the setup names.
+    pub(super) fn new(setup: &RingSetup) -> Result<Self, RingError> {
+        let RingSetup { memory, size, position, features, .. } = setup;
+        let (size, position, format) = (*size, *position, RingFormat::Packed);
+        if size == 0 || size > RING_ENTRIES_MAX {
+            return Err(RingError::Size { format, size });
+        }
+        let next = match position {
+            RingPosition::Packed(next) if next.index < size => next,
+            _ => return Err(RingError::Position { position, format, size }),
+        };
+        let error = |area, address| move || RingError::Area { area, address };
+        let ring = Self {
+            descriptors: memory
+                .words(setup.descriptor_area, usize::from(size))
+                .ok_or_else(error("descriptor ring", setup.descriptor_area))?,
+            driver_events: memory
+                .words(setup.driver_area, EVENT_WORDS)
+                .ok_or_else(error("driver event suppression", setup.driver_area))?,
+            device_events: memory
+                .words(setup.device_area, EVENT_WORDS)
+                .ok_or_else(error("device event suppression", setup.device_area))?,
+            has_event_index: features.event_index,
+            size,
+            cursor: next,
+            next,
+            held_back: None,
+            told: next.index,
+            untold_slots: 0,
+        };
+        ring.device_events.at(1).store(EVENTS_DISABLED.to_le(), Relaxed);
+        Ok(ring)
+    }
+
+    /// Where the next owner would go on.
+    pub(super) fn position(&self) -> RingPosition {
+        RingPosition::Packed(self.next)
+    }
+
+    /// `slots` behind `from`; at most a round.
+    #[inline]
+    fn advance(&self, from: PackedIndex, slots: u16) -> PackedIndex {
+        let index = from.index.wrapping_add(slots);
+        if index < self.size {
+            PackedIndex { index, ..from }
+        } else {
+            PackedIndex { index: index.wrapping_sub(self.size), wrap: !from.wrap }
+        }
+    }
+
+    #[inline]
+    fn words(&self, index: u16) -> &PackedWords {
+        self.descriptors.at(usize::from(index))
+    }
+
+    /// The head at the cursor, if there is one; the cursor is then behind its chain.
+    #[inline]
+    fn peek_one(&mut self) -> Result<Option<Head>, RingFault> {
+        let PackedIndex { index, wrap } = self.cursor;
+        let words = self.words(index);
+        // Acquire: the rest of the chain is read after it.
+        let flags = u16::from_le(words.flags.load(Acquire));
+        if (flags & AVAIL != 0) != wrap || (flags & USED != 0) == wrap {
+            return Ok(None);
+        }
+        let address = u64::from_le(words.address.load(Relaxed));
+        let bytes = u32::from_le(words.bytes.load(Relaxed));
+        let id = u16::from_le(words.id.load(Relaxed));
+        let mut head = Head { address, bytes, flags, next: 0, id, index, slots: 1 };
+        if flags & NEXT != 0 {
+            self.measure(&mut head)?;
+        }
+        self.cursor = self.advance(self.cursor, head.slots);
+        Ok(Some(head))
+    }
+
+    /// Finds the end of a chain of several descriptors: the last one has the id.
+    #[cold]
+    fn measure(&self, head: &mut Head) -> Result<(), RingFault> {
+        let limit = PARTS_MAX.min(usize::from(self.size));
+        for slots in 2..=limit {
+            head.slots = u16::try_from(slots).unwrap_or(u16::MAX);
+            let last = self.advance(self.cursor, head.slots.wrapping_sub(1));
+            let words = self.words(last.index);
+            if u16::from_le(words.flags.load(Relaxed)) & NEXT == 0 {
+                head.id = u16::from_le(words.id.load(Relaxed));
+                return Ok(());
+            }
+        }
+        Err(RingFault::ChainTooLong { limit })
+    }
+
+    /// The parts of a chain that lies in an indirect table (VirtIO 1.2 section 2.8.8).
+    fn indirect_parts<'a>(
+        head: &Head,
+        direction: Direction,
+        memory: &'a GuestMemory,
+        parts: &mut Parts<'a>,
+    ) -> Result<(), RingFault> {
+        let count = indirect_count(head.bytes)?;
+        if count > PARTS_MAX {
+            return Err(RingFault::ChainTooLong { limit: PARTS_MAX });
+        }
+        for index in 0..count {
+            let [address, word] = indirect_words(memory, head.address, index)?;
+            // The words of a packed descriptor: bytes, id, flags.
+            let [b0, b1, b2, b3, _, _, f0, f1] = word.to_le_bytes();
+            let bytes = u32::from_le_bytes([b0, b1, b2, b3]);
+            let flags = u16::from_le_bytes([f0, f1]);
+            if flags & INDIRECT != 0 {
+                return Err(RingFault::IndirectMisplaced);
+            }
+            add_part(memory, direction, Descriptor { address, bytes, flags, next: 0 }, parts)?;
+        }
+        Ok(())
+    }
+}
+
+impl DeviceRing for PackedRing {
+    fn has_waiting(&self) -> bool {
+        let PackedIndex { index, wrap } = self.cursor;
+        let flags = u16::from_le(self.words(index).flags.load(Acquire));
+        (flags & AVAIL != 0) == wrap && (flags & USED != 0) != wrap
+    }
+
+    #[inline]
+    fn peek(&mut self, heads: &mut Heads, heads_max: usize) -> Result<(), RingFault> {
+        for _ in 0..heads.remaining_capacity().min(heads_max) {
+            match self.peek_one()? {
+                Some(head) => heads.push(head),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn parts<'a>(
+        &self,
+        head: &Head,
+        direction: Direction,
+        features: RingFeatures,
+        memory: &'a GuestMemory,
+        parts: &mut Parts<'a>,
+    ) -> Result<(), RingFault> {
+        let Head { address, bytes, flags, .. } = *head;
+        if flags & INDIRECT != 0 {
+            if !features.indirect || head.slots > 1 {
+                return Err(RingFault::IndirectMisplaced);
+            }
+            return Self::indirect_parts(head, direction, memory, parts);
+        }
+        add_part(memory, direction, Descriptor { address, bytes, flags, next: 0 }, parts)?;
+        let first = PackedIndex { index: head.index, wrap: true };
+        for slot in 1..head.slots {
+            let words = self.words(self.advance(first, slot).index);
+            let flags = u16::from_le(words.flags.load(Relaxed));
+            if flags & INDIRECT != 0 {
+                return Err(RingFault::IndirectMisplaced);
+            }
+            let address = u64::from_le(words.address.load(Relaxed));
+            let bytes = u32::from_le(words.bytes.load(Relaxed));
+            add_part(memory, direction, Descriptor { address, bytes, flags, next: 0 }, parts)?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn complete(&mut self, head: &Head, bytes_written: u32, log: Option<&RingLog>) {
+        let PackedIndex { index, wrap } = self.next;
+        let words = self.descriptors.at(usize::from(index));
+        words.id.store(head.id.to_le(), Relaxed);
+        words.bytes.store(bytes_written.to_le(), Relaxed);
+        let turn = if wrap { AVAIL | USED } else { 0 };
+        let flags = turn | if bytes_written > 0 { WRITE } else { 0 };
+        if self.held_back.is_none() {
+            self.held_back = Some((index, flags));
+        } else {
+            words.flags.store(flags.to_le(), Relaxed);
+        }
+        if let Some(log) = log {
+            let offset = u64::from(index).wrapping_mul(DESCRIPTOR_BYTES as u64);
+            log.mark_ring(offset, DESCRIPTOR_BYTES as u64);
+        }
+        self.next = self.advance(self.next, head.slots);
+        self.untold_slots = self.untold_slots.saturating_add(head.slots);
+    }
+
+    fn rewind(&mut self) {
+        self.cursor = self.next;
+    }
+
+    #[inline]
+    fn publish(&mut self, _log: Option<&RingLog>) {
+        if let Some((index, flags)) = self.held_back.take() {
+            // Release: a driver that sees these flags sees all that was completed behind them.
+            self.words(index).flags.store(flags.to_le(), Release);
+        }
+    }
+
+    fn wants_call(&mut self) -> bool {
+        if self.untold_slots == 0 {
+            return false;
+        }
+        let slots = std::mem::take(&mut self.untold_slots);
+        let (old, new) = (self.told, self.next.index);
+        self.told = new;
+        // As for a split ring.
+        fence(SeqCst);
+        let flags = u16::from_le(self.driver_events.at(1).load(Relaxed));
+        if flags != EVENTS_AT_DESCRIPTOR || !self.has_event_index {
+            return flags != EVENTS_DISABLED;
+        }
+        let event = u16::from_le(self.driver_events.at(0).load(Relaxed));
+        // Positions of the last round are counted from below zero.
+        let is_this_round = (event & WRAP != 0) == self.next.wrap;
+        let event = event & !WRAP;
+        let event = if is_this_round { event } else { event.wrapping_sub(self.size) };
+        let old = if new <= old { old.wrapping_sub(self.size) } else { old };
+        slots >= self.size || is_event_passed(event, new, old)
+    }
+
+    fn ask_for_kicks(&mut self, wanted: bool) {
+        let flags = if wanted { EVENTS_ENABLED } else { EVENTS_DISABLED };
+        self.device_events.at(1).store(flags.to_le(), Relaxed);
+        // Before the driver's flags are looked at again.
+        fence(SeqCst);
+    }
+}
