@@ -116,6 +116,15 @@ impl Bed {
         }
     }
 
+    /// The queues that have something to receive, or some of them if there are many: others are
+    /// named next time. Does not sleep.
+    pub(crate) fn look(&self) -> ArrayVec<u16, WOKEN_MAX> {
+        let (events, count) = self.wait(Duration::ZERO);
+        // After an error, such as a signal, there is a next time.
+        let keys = events.iter().take(count.unwrap_or(0)).map(|event| event.data.u64());
+        keys.filter_map(|key| u16::try_from(key).ok()).collect()
+    }
+
     /// Sleeps until something is to do, unless `has_work` says that there is already.
     ///
     /// `has_work` looks into what the bell announces: it is asked after the bell was told to ring.
@@ -126,13 +135,7 @@ impl Bed {
             return Wake::Called(ArrayVec::new());
         }
         let longest = if self.polled_queues == 0 { SLEEP_MAX } else { SLEEP_MAX_POLLED };
-        let timeout = Timespec { tv_sec: 0, tv_nsec: longest.subsec_nanos().into() };
-        let nothing = epoll::Event {
-            flags: epoll::EventFlags::empty(),
-            data: epoll::EventData::new_u64(BELL_KEY),
-        };
-        let mut events = [nothing; WOKEN_MAX];
-        let woken = epoll::wait(&self.epoll, &mut events[..], Some(&timeout));
+        let (events, woken) = self.wait(longest);
         self.bell.disarm();
         match woken {
             Ok(0) => Wake::TimedOut,
@@ -143,6 +146,18 @@ impl Bed {
             // Also after an error, such as a signal: a look around is no harm.
             _ => Wake::CalledByMany,
         }
+    }
+
+    /// What is ready within `longest`: the first so many events.
+    fn wait(&self, longest: Duration) -> ([epoll::Event; WOKEN_MAX], rustix::io::Result<usize>) {
+        let timeout = Timespec { tv_sec: 0, tv_nsec: longest.subsec_nanos().into() };
+        let nothing = epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(BELL_KEY),
+        };
+        let mut events = [nothing; WOKEN_MAX];
+        let count = epoll::wait(&self.epoll, &mut events[..], Some(&timeout));
+        (events, count)
     }
 }
 

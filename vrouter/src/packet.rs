@@ -4,7 +4,7 @@
 //! headroom before them; the payload in the rest is opaque. What the pipeline learns about a packet
 //! lives in its scratch arrays, not here.
 
-use std::mem;
+use std::{iter, mem};
 
 use crate::{
     memory::{Chain, Frame, FrameIndex, Region, Segment},
@@ -284,6 +284,11 @@ impl Packet {
     pub fn for_each_segment(&self, region: &Region, mut visit: impl FnMut(&[u8])) {
         visit(self.data(region));
         self.rest.segments(region).for_each(visit);
+    }
+
+    /// The bytes of each segment, in order.
+    pub fn segments<'a>(&'a self, region: &'a Region) -> impl Iterator<Item = &'a [u8]> {
+        iter::once(self.data(region)).chain(self.rest.segments(region))
     }
 
     /// Gives up the packet: its first segment, and the later ones.

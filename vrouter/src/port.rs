@@ -1,13 +1,16 @@
 //! Ports: where packets come in and go out.
 //!
 //! A port has queues; each queue has one owning worker, which alone polls it. Kinds: `memory` and
-//! `pcap` for tests, replay and benchmarks, `af_xdp` for interfaces.
+//! `pcap` for tests, replay and benchmarks, `af_xdp` for interfaces, `tap` for the stacks of pods
+//! and of the node.
 
 pub mod af_xdp;
 mod device;
 pub mod fault;
 pub mod memory;
+mod namespace;
 pub mod pcap;
+pub mod tap;
 pub mod vhost_user;
 
 use std::os::fd::BorrowedFd;
@@ -52,6 +55,13 @@ impl PortRef {
 /// of whoever calls: packets that were sent (with a ring that the kernel empties, once the kernel
 /// has taken them), and those that die in its rings.
 pub trait PortQueue: Send {
+    /// Fetches what has come in from whoever has to be asked for it, a bounded number of times; the
+    /// next [`Self::rx_burst`] hands it out.
+    ///
+    /// Called before it in each visit. With [`Self::flush`], the only method that makes system
+    /// calls.
+    fn poll(&mut self, _pool: &mut FramePool, _stats: &WorkerStats) {}
+
     /// Appends received packets to `burst` until it is full or the queue is empty.
     ///
     /// Returns the number appended.
@@ -79,7 +89,7 @@ pub trait PortQueue: Send {
     /// Wakes the kernel if it asked for it, refills the receive ring, reclaims sent frames, and
     /// counts what has happened in the rings.
     ///
-    /// Called once per poll; the only method that makes a system call.
+    /// Called once per poll. With [`Self::poll`], the only method that makes system calls.
     ///
     /// # Errors
     ///
@@ -90,6 +100,13 @@ pub trait PortQueue: Send {
     /// receive (level-triggered). The same one as long as the queue lives. `None` if the queue can
     /// only be polled.
     fn wait_descriptor(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Whether finding out that nothing came in takes a system call. A worker does not look into
+    /// such a queue when it has been quiet for long; it looks at the wait descriptors of all of
+    /// them at once.
+    fn asks_kernel(&self) -> bool {
+        false
+    }
 
     /// Takes back the frames that the kernel or the peer has let go of since the queue was closed;
     /// packets that were received and not taken, or taken and not sent, count as dropped.

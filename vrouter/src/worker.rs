@@ -208,7 +208,17 @@ impl<P: Process> Worker<P> {
             }
         }
         self.egress.queues.cool();
+        if self.egress.queues.is_look_due(packets) {
+            self.look();
+        }
         packets > 0
+    }
+
+    /// Finds out which of the queues that ask the kernel have something to receive.
+    #[cold]
+    fn look(&mut self) {
+        let Self { egress, bed, .. } = self;
+        bed.look().into_iter().for_each(|key| egress.queues.heat_woken(key));
     }
 
     /// Receives, processes and sends one burst; returns how many packets there were.
@@ -217,6 +227,7 @@ impl<P: Process> Worker<P> {
         let Some(owned) = egress.queues.touch(slot) else { return 0 };
         let port = owned.port;
         stats.begin_stages();
+        owned.queue.poll(pool, stats);
         let received = owned.queue.rx_burst(pool, burst);
         if received == 0 {
             stats.cancel_stages();
@@ -329,7 +340,10 @@ impl<P: Process> Worker<P> {
         self.empty_polls = 0;
         match wake {
             Wake::Called(woken) => woken.into_iter().for_each(|key| egress.queues.heat_woken(key)),
-            Wake::CalledByMany => self.visits_all = true,
+            Wake::CalledByMany => {
+                self.visits_all = true;
+                self.look();
+            }
             Wake::TimedOut => {
                 // One look around, then back to sleep.
                 self.visits_all = true;

@@ -17,7 +17,6 @@ mod ledger;
 #[cfg(test)]
 mod loom_model;
 mod mapping;
-mod namespace;
 mod open;
 mod pin;
 mod program;
@@ -30,6 +29,7 @@ mod socket;
 mod sync;
 
 pub use interface::Interface;
+pub(super) use interface::TunKind;
 pub use open::{AfXdpOpener, OpenAfXdpError};
 pub use program::ProgramFault;
 pub use queue::AfXdpQueue;

@@ -13,7 +13,12 @@ use std::{
 };
 
 use super::{OpenedPort, PeerGone, PortQueue};
-use crate::{burst::Burst, memory::FramePool, packet::Packet, stats::WorkerStats};
+use crate::{
+    burst::Burst,
+    memory::FramePool,
+    packet::{Offloads, Packet},
+    stats::WorkerStats,
+};
 
 /// The faults of a port. The test writes; workers and the main thread read.
 #[derive(Debug, Default)]
@@ -63,6 +68,10 @@ struct FaultyQueue {
 }
 
 impl PortQueue for FaultyQueue {
+    fn poll(&mut self, pool: &mut FramePool, stats: &WorkerStats) {
+        self.inner.poll(pool, stats);
+    }
+
     fn rx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst) -> usize {
         self.inner.rx_burst(pool, burst)
     }
@@ -82,6 +91,10 @@ impl PortQueue for FaultyQueue {
         taken
     }
 
+    fn offloads(&self) -> Offloads {
+        self.inner.offloads()
+    }
+
     fn can_send(&self, packet: &Packet) -> bool {
         packet.total_bytes() > self.faults.unsendable_bytes_max.load(Acquire)
             && self.inner.can_send(packet)
@@ -96,6 +109,10 @@ impl PortQueue for FaultyQueue {
 
     fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.inner.wait_descriptor()
+    }
+
+    fn asks_kernel(&self) -> bool {
+        self.inner.asks_kernel()
     }
 
     fn drain(&mut self, pool: &mut FramePool, stats: &WorkerStats) -> usize {

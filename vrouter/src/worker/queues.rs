@@ -5,6 +5,10 @@
 //! packets that came in, [`COLD_VISITS_MAX`] in an empty poll. So idle ports cost a fixed small
 //! share of the time that packets take, however many there are, and a packet on one of 250 of them
 //! waits behind 8,000 others at most. What woke a worker from its sleep is hot.
+//!
+//! A queue that asks the kernel ([`PortQueue::asks_kernel`]) is not visited while it is cold: one
+//! system call for all of them ([`Bed::look`]) tells which have something, after
+//! [`PACKETS_PER_LOOK`] packets or [`EMPTY_POLLS_PER_LOOK`] empty polls.
 
 use crate::{
     idle::Bed,
@@ -17,6 +21,17 @@ use crate::{
 /// ring of 1024 packets at 32 a kick, so that what a queue sent is on the wire before it cools
 /// down.
 const COOLING_VISITS: u16 = 64;
+
+/// As [`COOLING_VISITS`], for queues that ask the kernel: they send all they have in each flush,
+/// and a visit in vain costs a system call.
+const COOLING_VISITS_ASKING: u16 = 8;
+
+/// Packets for which the worker looks once for queues that ask the kernel: a look costs some
+/// 100 ns, less than 1 % of what 256 packets cost, which is also how long a packet may wait.
+const PACKETS_PER_LOOK: usize = 256;
+
+/// Empty polls for which it looks once: a few microseconds.
+const EMPTY_POLLS_PER_LOOK: usize = 16;
 
 /// Packets for which one cold queue is visited: a visit costs some 40 ns, most of it cache misses,
 /// so 1 % of what 32 packets cost.
@@ -47,6 +62,7 @@ pub(super) struct OwnedQueue {
     quiet_visits: u16,
     is_hot: bool,
     is_touched: bool,
+    asks_kernel: bool,
 }
 
 /// All queues of a worker. Allocates nothing after its making.
@@ -62,6 +78,10 @@ pub(super) struct Queues {
     packets_unvisited: usize,
     /// Where this poll's round over the hot queues starts.
     hot_cursor: usize,
+    /// Queues that ask the kernel.
+    asking: usize,
+    /// What happened since the last look for those, in packets.
+    packets_unlooked: usize,
 }
 
 impl Queues {
@@ -75,6 +95,8 @@ impl Queues {
             cold_cursor: 0,
             packets_unvisited: 0,
             hot_cursor: 0,
+            asking: 0,
+            packets_unlooked: 0,
         }
     }
 
@@ -93,7 +115,10 @@ impl Queues {
         });
         let Some(index) = vacant else { return Err(queue) };
         let Some(slot) = self.slots.get_mut(usize::from(index)) else { return Err(queue) };
-        *slot = Some(OwnedQueue { port, queue, quiet_visits: 0, is_hot: false, is_touched: false });
+        let asks_kernel = queue.asks_kernel();
+        self.asking = self.asking.saturating_add(asks_kernel.into());
+        let (is_hot, is_touched) = (false, false);
+        *slot = Some(OwnedQueue { port, queue, quiet_visits: 0, is_hot, is_touched, asks_kernel });
         self.heat(QueueSlot(index));
         Ok(QueueSlot(index))
     }
@@ -101,6 +126,7 @@ impl Queues {
     /// Gives a queue up.
     pub(super) fn remove(&mut self, slot: QueueSlot) -> Option<OwnedQueue> {
         let owned = self.slots.get_mut(usize::from(slot.0))?.take()?;
+        self.asking = self.asking.saturating_sub(owned.asks_kernel.into());
         self.vacant.push(slot.0);
         self.hot.retain(|index| *index != slot.0);
         self.touched.retain(|index| *index != slot.0);
@@ -181,6 +207,21 @@ impl Queues {
         visits.min(COLD_VISITS_MAX).min(self.slots.len())
     }
 
+    /// Whether it is time to look for queues that ask the kernel, after a poll that brought
+    /// `packets`.
+    pub(super) fn is_look_due(&mut self, packets: usize) -> bool {
+        if self.asking == 0 {
+            return false;
+        }
+        let weight = if packets == 0 { PACKETS_PER_LOOK / EMPTY_POLLS_PER_LOOK } else { packets };
+        self.packets_unlooked = self.packets_unlooked.saturating_add(weight);
+        let is_due = self.packets_unlooked >= PACKETS_PER_LOOK;
+        if is_due {
+            self.packets_unlooked = 0;
+        }
+        is_due
+    }
+
     /// How many slots there are to look at.
     pub(super) fn slot_count(&self) -> usize {
         self.slots.len()
@@ -194,7 +235,7 @@ impl Queues {
         let index = self.cold_cursor;
         self.cold_cursor = index.saturating_add(1);
         let owned = self.slots.get(index)?.as_ref()?;
-        if owned.is_hot {
+        if owned.is_hot || owned.asks_kernel {
             return None;
         }
         u16::try_from(index).ok().map(QueueSlot)
@@ -222,7 +263,8 @@ impl Queues {
         let Self { hot, slots, .. } = self;
         hot.retain(|index| {
             let Some(Some(owned)) = slots.get_mut(usize::from(*index)) else { return false };
-            owned.is_hot = owned.quiet_visits < COOLING_VISITS;
+            let cooling = if owned.asks_kernel { COOLING_VISITS_ASKING } else { COOLING_VISITS };
+            owned.is_hot = owned.quiet_visits < cooling;
             owned.is_hot
         });
     }

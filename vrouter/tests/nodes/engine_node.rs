@@ -18,11 +18,14 @@ use vrouter::{
     engine::{Engine, EngineConfig},
     flows::Flows,
     idle::IdleMode,
-    memory::RegionConfig,
+    memory::{FramePool, RegionConfig},
     next_hop::Adjacency,
     pipeline::Pipeline,
     placement::WorkerPlace,
-    port::af_xdp::AfXdpOpener,
+    port::{
+        Backend, OpenPortError, OpenedPort, PortOpener, PortRequest, af_xdp::AfXdpOpener,
+        tap::TapOpener,
+    },
     runtime::Stopped,
     stats::TunnelTotals,
     trace::DropTrace,
@@ -31,7 +34,7 @@ use vrouter::{
 
 use crate::{
     namespace::Namespace,
-    plan::{Node, Pod, set_up_uplink},
+    plan::{Node, Pod, PodPort, set_up_uplink},
 };
 
 /// How often the engine's owner lets time pass.
@@ -117,6 +120,14 @@ impl EngineNode {
         }
     }
 
+    /// Attaches as many pods behind TAP devices, with the next numbers.
+    pub(crate) fn attach_tap_pods(&mut self, count: u8, mtu_bytes: u16) {
+        let first = 10 + u8::try_from(self.pods.len()).unwrap();
+        for number in (first..).take(usize::from(count)) {
+            self.pods.push(Pod::create_tap(self.node, number, mtu_bytes));
+        }
+    }
+
     /// Lets the pods leave checksums to their interfaces.
     pub(crate) fn let_pods_offload_checksums(&mut self) {
         for pod in &self.pods {
@@ -139,6 +150,7 @@ impl EngineNode {
             let mac = self.node.pod_mac(number);
             let backend = api::AfXdpBackend { interface, ..api::AfXdpBackend::default() };
             let role = api::port::Role::Guest;
+            let backend = api::port::Backend::AfXdp(backend);
             api::Object { kind: Some(port(&guest_name(number), role, mac, addresses, backend)) }
         });
         let upserts = upserts.collect();
@@ -284,16 +296,26 @@ pub(crate) fn objects(
     tunnel: Tunnel,
     has_partial_checksums: bool,
 ) -> Vec<api::Object> {
-    let backend = |interface: &str| api::AfXdpBackend {
-        interface: interface.into(),
-        partial_checksums: has_partial_checksums && interface.starts_with("veth"),
-        ..api::AfXdpBackend::default()
+    let backend = |interface: &str| {
+        api::port::Backend::AfXdp(api::AfXdpBackend {
+            interface: interface.into(),
+            partial_checksums: has_partial_checksums && interface.starts_with("veth"),
+            ..api::AfXdpBackend::default()
+        })
     };
     let pods = (10..).zip(pods).map(|(number, pod)| {
         let addresses = pod.addresses.map(bytes).to_vec();
         let name = guest_name(number);
         let mac = node.pod_mac(number);
-        port(&name, api::port::Role::Guest, mac, addresses, backend(&host_end(number)))
+        let backend = match pod.port {
+            PodPort::Veth => backend(&host_end(number)),
+            PodPort::Tap => api::port::Backend::Tap(api::TapBackend {
+                interface: "eth0".into(),
+                netns_path: pod.namespace.path().to_str().unwrap().into(),
+                queues: 0,
+            }),
+        };
+        port(&name, api::port::Role::Guest, mac, addresses, backend)
     });
     let own = node.addresses().map(bytes).to_vec();
     let fixed = [
@@ -349,16 +371,32 @@ fn port(
     role: api::port::Role,
     mac: MacAddress,
     addresses: Vec<Vec<u8>>,
-    backend: api::AfXdpBackend,
+    backend: api::port::Backend,
 ) -> api::object::Kind {
     api::object::Kind::Port(api::Port {
         name: name.into(),
         role: role.into(),
         addresses,
         mac: if role == api::port::Role::Uplink { vec![] } else { mac.octets().into() },
-        backend: Some(api::port::Backend::AfXdp(backend)),
+        backend: Some(backend),
         ..api::Port::default()
     })
+}
+
+/// Opens both kinds of ports.
+struct Openers(AfXdpOpener);
+
+impl PortOpener for Openers {
+    fn open(
+        &mut self,
+        request: &PortRequest,
+        pool: &mut FramePool,
+    ) -> Result<OpenedPort, OpenPortError> {
+        match request.backend {
+            Backend::Tap(_) => TapOpener.open(request, pool),
+            _ => self.0.open(request, pool),
+        }
+    }
 }
 
 /// What the engine's main thread does, until nobody asks any more.
@@ -372,7 +410,7 @@ fn run(inbox: &mpsc::Receiver<Question>, workers: u8) -> Stopped {
     let mut engine = Engine::start(
         &config,
         Arc::clone(&flows),
-        |depot| Box::new(AfXdpOpener::new(Arc::clone(depot.region()), None)),
+        |depot| Box::new(Openers(AfXdpOpener::new(Arc::clone(depot.region()), None))),
         |worker, snapshots| {
             Pipeline::new(worker, snapshots, Arc::clone(&flows), DropTrace::default())
         },

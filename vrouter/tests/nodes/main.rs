@@ -17,5 +17,6 @@ mod namespace;
 mod plan;
 mod queues;
 mod scenarios;
+mod taps;
 mod traffic;
 mod unresolved;

@@ -62,13 +62,24 @@ pub(crate) fn set_up_uplink(namespace: &Namespace, node: Node) {
     namespace.ip(&format!("addr add {v6}/64 dev up0 nodad"));
 }
 
-/// A pod with its interface `eth0`, whose other end is `host_end` in the node's namespace.
+/// What a pod's interface `eth0` is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum PodPort {
+    /// One end of a veth pair; the other end is in the node's namespace.
+    Veth,
+    /// A TAP device.
+    Tap,
+}
+
+/// A pod with its interface `eth0`.
 pub(crate) struct Pod {
     pub(crate) namespace: Namespace,
     pub(crate) addresses: [IpAddr; 2],
+    pub(crate) port: PodPort,
 }
 
 impl Pod {
+    /// A pod behind a veth pair whose other end is `host_end`.
     pub(crate) fn create(
         at: &Namespace,
         node: Node,
@@ -87,6 +98,19 @@ impl Pod {
         ));
         at.ip(&format!("link set {host_end} up"));
         namespace.run("ethtool -K eth0 tx off");
+        Self::set_up(namespace, node, number, PodPort::Veth)
+    }
+
+    /// A pod behind a TAP device.
+    pub(crate) fn create_tap(node: Node, number: u8, mtu_bytes: u16) -> Self {
+        let namespace = Namespace::create("pod");
+        let mac = node.pod_mac(number);
+        namespace.ip("tuntap add dev eth0 mode tap multi_queue vnet_hdr");
+        namespace.ip(&format!("link set eth0 mtu {mtu_bytes} address {mac}"));
+        Self::set_up(namespace, node, number, PodPort::Tap)
+    }
+
+    fn set_up(namespace: Namespace, node: Node, number: u8, port: PodPort) -> Self {
         namespace.ip("link set eth0 up");
         let addresses = node.pod_addresses(number);
         for (address, gateway) in addresses.into_iter().zip(node.gateways()) {
@@ -95,6 +119,6 @@ impl Pod {
             namespace.ip(&format!("route add {gateway}/{length} dev eth0"));
             namespace.ip(&format!("route add default via {gateway} dev eth0 onlink"));
         }
-        Self { namespace, addresses }
+        Self { namespace, addresses, port }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::{ffi::CStr, fs, io};
 
+use netlink_packet_core::Nla;
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached},
+    link::{InfoData, LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached},
 };
 
 use super::ethtool;
@@ -29,6 +30,19 @@ pub struct Interface {
     pub numa_node: Option<u32>,
     /// The XDP program that is attached, if any: its id, and whether it runs in the driver.
     pub(super) program: Option<(u32, bool)>,
+    /// What kind of TUN or TAP device it is, if it is one.
+    pub(in crate::port) tun: Option<TunKind>,
+}
+
+/// What the kernel says about a TUN or TAP device (`IFLA_TUN_*`).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(in crate::port) struct TunKind {
+    /// It carries Ethernet frames.
+    pub(in crate::port) is_tap: bool,
+    /// It may have several queues.
+    pub(in crate::port) is_multi_queue: bool,
+    /// Queues that somebody has open; 0 if it has one only.
+    pub(in crate::port) queues_open: u32,
 }
 
 impl Interface {
@@ -67,6 +81,7 @@ impl Interface {
             driver: facts.driver.unwrap_or_default(),
             numa_node: numa_node(name),
             program: None,
+            tun: None,
         };
         for attribute in &link.attributes {
             match attribute {
@@ -75,6 +90,7 @@ impl Interface {
                     interface.mac_address = bytes.as_slice().try_into().ok();
                 }
                 LinkAttribute::Xdp(attributes) => interface.program = attached(attributes),
+                LinkAttribute::LinkInfo(infos) => interface.tun = infos.iter().find_map(tun_kind),
                 _ => {}
             }
         }
@@ -88,6 +104,30 @@ fn attached(attributes: &[LinkXdp]) -> Option<(u32, bool)> {
         LinkXdp::ProgId(id) if *id != 0 => Some((*id, is_native)),
         _ => None,
     })
+}
+
+fn tun_kind(info: &LinkInfo) -> Option<TunKind> {
+    // Of `linux/if_link.h` and `linux/if_tun.h`.
+    const TYPE: u16 = 3;
+    const MULTI_QUEUE: u16 = 7;
+    const NUM_QUEUES: u16 = 8;
+    const IFF_TAP: u8 = 2;
+    let LinkInfo::Data(InfoData::Tun(attributes)) = info else { return None };
+    let mut kind = TunKind::default();
+    for attribute in attributes {
+        let mut value = vec![0; attribute.value_len()];
+        attribute.emit_value(&mut value);
+        match (attribute.kind(), value.as_slice()) {
+            (TYPE, [kind_of, ..]) => kind.is_tap = *kind_of == IFF_TAP,
+            (MULTI_QUEUE, [is, ..]) => kind.is_multi_queue = *is != 0,
+            (NUM_QUEUES, bytes) => {
+                kind.queues_open =
+                    bytes.first_chunk().map_or(0, |count| u32::from_ne_bytes(*count));
+            }
+            _ => {}
+        }
+    }
+    Some(kind)
 }
 
 /// Sysfs shows the interfaces of the namespace that it was mounted in; for others nothing is known.

@@ -26,7 +26,6 @@ use rustix::net::xdp::SocketAddrXdpFlags;
 use super::{
     fill::{self, QUEUE_FRAMES_MIN},
     interface::Interface,
-    namespace,
     pin::Pin,
     program::{AttachedProgram, LoadedProgram, Loader, ProgramFault, ProgramKind},
     queue::{AfXdpQueue, Binding, QueueParts},
@@ -37,7 +36,7 @@ use crate::{
     packet::Checksum,
     port::{
         AfXdpBackend, AfXdpMode, Backend, OpenPortError, OpenedPort, PortDevice, PortInterface,
-        PortOpener, PortQueue, PortRequest, Role, SteerError, Steering,
+        PortOpener, PortQueue, PortRequest, Role, SteerError, Steering, namespace,
     },
     stats::WorkerStats,
 };

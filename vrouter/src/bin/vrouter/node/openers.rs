@@ -8,6 +8,7 @@ use vrouter::{
         Backend, OpenPortError, OpenedPort, PortOpener, PortRequest,
         af_xdp::AfXdpOpener,
         memory::{MemoryOpener, MemoryPortConfig},
+        tap::TapOpener,
     },
 };
 
@@ -15,6 +16,7 @@ use vrouter::{
 pub(super) struct Openers {
     af_xdp: AfXdpOpener,
     memory: MemoryOpener,
+    tap: TapOpener,
 }
 
 /// A kind of port that the API knows and this engine does not.
@@ -30,6 +32,7 @@ impl Openers {
         Self {
             af_xdp: AfXdpOpener::new(Arc::clone(depot.region()), pin_folder),
             memory: MemoryOpener::new(MemoryPortConfig::default(), Arc::clone(depot)),
+            tap: TapOpener,
         }
     }
 }
@@ -46,7 +49,7 @@ impl PortOpener for Openers {
         match &request.backend {
             Backend::AfXdp(_) => self.af_xdp.open(request, pool),
             Backend::Memory => self.memory.open(request, pool),
-            Backend::Tap(_) => other("TAP"),
+            Backend::Tap(_) => self.tap.open(request, pool),
             Backend::VhostUser(_) => other("vhost-user"),
         }
     }
