@@ -145,6 +145,13 @@ pub enum EngineEvent {
         /// Why.
         message: String,
     },
+    /// Something happened at a port that stays up.
+    PortNotice {
+        /// The port's name.
+        name: String,
+        /// What.
+        message: String,
+    },
     /// A closed port's frames are still held by the kernel or the peer.
     FramesHeld {
         /// The port's name.
@@ -502,6 +509,10 @@ impl<P: Process> Engine<P> {
                 }
                 Event::Stall(stall) => self.events.push(EngineEvent::Stall(stall)),
             }
+        }
+        for (port, message) in self.runtime.notices(now) {
+            let name = self.ports.name(port);
+            self.events.push(EngineEvent::PortNotice { name, message });
         }
     }
 

@@ -432,6 +432,14 @@ impl<P: Process> Runtime<P> {
         self.ports.get(&port).map(|attached| &*attached.device)
     }
 
+    /// What has happened at ports that the operator should know.
+    pub fn notices(&self, now: Instant) -> Vec<(PortRef, String)> {
+        let notice = |(port, attached): (&PortRef, &AttachedPort)| {
+            attached.device.take_notice(now).map(|notice| (*port, notice))
+        };
+        self.ports.iter().filter_map(notice).collect()
+    }
+
     /// Queues of a port that workers own.
     #[must_use]
     pub fn queue_count(&self, port: PortRef) -> usize {

@@ -143,6 +143,7 @@ impl PortTable {
             role: object.role,
             backend: object.backend.clone(),
             mtu_bytes: object.mtu_bytes.map(u32::from),
+            mac_address: Some(object.mac.octets()).filter(|octets| *octets != [0; 6]),
             worker_count,
         })
     }

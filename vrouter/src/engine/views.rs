@@ -1,6 +1,7 @@
 //! What the operator can see of a running engine.
 
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -74,12 +75,15 @@ impl<P: Process> Engine<P> {
     pub fn ports(&self) -> Vec<PortView> {
         let view = |(port, object, state, error): (_, &Arc<PortObject>, _, &str)| {
             let device = self.runtime.device(port);
-            let detail = if error.is_empty() { device.map_or("", |d| d.detail()) } else { error };
+            let detail = match device {
+                Some(device) if error.is_empty() => device.detail(),
+                _ => Cow::Borrowed(error),
+            };
             PortView {
                 port,
                 object: Arc::clone(object),
                 state,
-                detail: detail.to_owned(),
+                detail: detail.into_owned(),
                 backend: device.map_or("", |device| device.backend()).to_owned(),
                 device_mac: device.and_then(PortDevice::mac_address),
                 mtu_bytes: self.config.port_mtu(port),

@@ -2,9 +2,11 @@
 //! queues only.
 
 use std::{
+    borrow::Cow,
     error,
     net::IpAddr,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use super::{PortQueue, PortRef};
@@ -137,6 +139,8 @@ pub struct PortRequest {
     pub backend: Backend,
     /// The largest IP packet to carry, if not what the device says.
     pub mtu_bytes: Option<u32>,
+    /// The MAC address of the far side, if it is known.
+    pub mac_address: Option<[u8; 6]>,
     /// Workers there are, to share the queues between them.
     pub worker_count: u16,
 }
@@ -172,8 +176,14 @@ pub trait PortDevice: Send {
     /// "vhost-user", "memory".
     fn backend(&self) -> &str;
 
-    /// Why it is not in the best mode; empty if it is.
-    fn detail(&self) -> &str;
+    /// Why it is not in the best mode, or what its far side does; empty if there is nothing to say.
+    fn detail(&self) -> Cow<'_, str>;
+
+    /// What has happened at the port since the last call that the operator should know, one sentence
+    /// at a time and at a bounded rate.
+    fn take_notice(&self, _now: Instant) -> Option<String> {
+        None
+    }
 
     /// The device's own MAC address, if it has one.
     fn mac_address(&self) -> Option<[u8; 6]>;

@@ -6,12 +6,15 @@
 
 mod opener;
 
-use std::sync::{
-    Arc,
-    atomic::{
-        AtomicBool,
-        Ordering::{AcqRel, Acquire, Release, SeqCst},
-        fence,
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool,
+            Ordering::{AcqRel, Acquire, Release, SeqCst},
+            fence,
+        },
     },
 };
 
@@ -298,8 +301,8 @@ impl PortDevice for MemoryDevice {
         "memory"
     }
 
-    fn detail(&self) -> &'static str {
-        ""
+    fn detail(&self) -> Cow<'_, str> {
+        Cow::Borrowed("")
     }
 
     fn mac_address(&self) -> Option<[u8; 6]> {

@@ -9,6 +9,7 @@
 pub mod file;
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     os::fd::BorrowedFd,
     path::PathBuf,
@@ -237,8 +238,8 @@ impl PortDevice for PcapDevice {
         "pcap"
     }
 
-    fn detail(&self) -> &'static str {
-        ""
+    fn detail(&self) -> Cow<'_, str> {
+        Cow::Borrowed("")
     }
 
     fn mac_address(&self) -> Option<[u8; 6]> {

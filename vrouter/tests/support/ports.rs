@@ -60,6 +60,7 @@ pub(crate) fn request(namespace: &Namespace, interface: &str, queues: Option<u16
             partial_checksums: false,
         }),
         mtu_bytes: None,
+        mac_address: None,
         worker_count: 2,
     }
 }

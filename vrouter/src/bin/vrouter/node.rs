@@ -299,6 +299,7 @@ fn report(event: EngineEvent) {
     match event {
         EngineEvent::PortUp { name } => tracing::info!(port = name, "up"),
         EngineEvent::PortDown { name, message } => tracing::warn!(port = name, "down: {message}"),
+        EngineEvent::PortNotice { name, message } => tracing::warn!(port = name, "{message}"),
         EngineEvent::FramesHeld { name, frames, held } => {
             tracing::warn!(port = name, frames, ?held, "closed, but its frames are still held");
         }

@@ -14,6 +14,7 @@
 //! promiscuous mode is needed.
 
 use std::{
+    borrow::Cow,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
@@ -401,8 +402,8 @@ impl PortDevice for AfXdpDevice {
         self.backend
     }
 
-    fn detail(&self) -> &str {
-        &self.detail
+    fn detail(&self) -> Cow<'_, str> {
+        Cow::Borrowed(&self.detail)
     }
 
     fn mac_address(&self) -> Option<[u8; 6]> {

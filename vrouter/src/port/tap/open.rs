@@ -1,6 +1,7 @@
 //! Opens a TAP device as a port: attaches to its queues, by name, in its namespace.
 
 use std::{
+    borrow::Cow,
     io,
     path::Path,
     sync::{
@@ -181,8 +182,8 @@ impl PortDevice for TapDevice {
         "tap"
     }
 
-    fn detail(&self) -> &'static str {
-        ""
+    fn detail(&self) -> Cow<'_, str> {
+        Cow::Borrowed("")
     }
 
     fn mac_address(&self) -> Option<[u8; 6]> {
