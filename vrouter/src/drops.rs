@@ -120,4 +120,13 @@ drop_reasons! {
     RxOffloadMalformed => "rx_offload_malformed",
     /// The packet would be cut into more segments than one packet may become.
     SegmentTooMany => "segment_too_many",
+    /// The port is a vhost-user port, and no frontend is there, or its driver has not started the
+    /// queue.
+    VhostDisconnected => "vhost_disconnected",
+    /// The guest broke the rules of its ring, which is stopped until its driver starts it anew.
+    VhostRingBroken => "vhost_ring_broken",
+    /// The guest's buffer ends before the virtio-net header does, or right behind it.
+    VhostHeaderTruncated => "vhost_header_truncated",
+    /// The guest's receive buffer is too small for the packet, and its driver cannot merge several.
+    VhostBufferTooSmall => "vhost_buffer_too_small",
 }

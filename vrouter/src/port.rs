@@ -96,6 +96,17 @@ pub trait PortQueue: Send {
     /// Fails when the peer is gone, such as when the interface was removed.
     fn flush(&mut self, pool: &mut FramePool, stats: &WorkerStats) -> Result<(), PeerGone>;
 
+    /// Asks the far side to make [`Self::wait_descriptor`] readable when something comes; called
+    /// before the worker sleeps. True if there is something already.
+    ///
+    /// For far sides that are told so: while a worker polls, their wake-ups would be in vain.
+    fn arm(&mut self) -> bool {
+        false
+    }
+
+    /// The worker woke up, and this queue's descriptor may be what woke it.
+    fn disarm(&mut self) {}
+
     /// The descriptor to sleep on while the queue is idle: readable while there is something to
     /// receive (level-triggered). The same one as long as the queue lives. `None` if the queue can
     /// only be polled.

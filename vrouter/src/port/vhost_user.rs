@@ -16,5 +16,8 @@ pub mod mapping;
 pub mod memory;
 pub mod orders;
 pub mod queue;
+mod receive;
 pub mod ring;
+mod send;
+mod tally;
 mod truncation;

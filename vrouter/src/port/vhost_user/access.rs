@@ -78,6 +78,7 @@ impl GuestSlice<'_> {
 
     /// Copies to the start of the range, as many bytes as both have; returns how many.
     #[inline]
+    #[expect(clippy::must_use_candidate, reason = "called for what it does")]
     pub fn copy_from(self, from: &[u8]) -> usize {
         let bytes = self.bytes.min(from.len());
         // SAFETY: as in `copy_to`.
@@ -158,9 +159,11 @@ impl<T: Word> Words<T> {
     #[inline]
     pub(super) fn at(&self, index: usize) -> &T {
         let index = if index < self.count { index } else { 0 };
-        // SAFETY: `new` checked that so many aligned words are mapped, and the mapping is kept; all
-        // access on our side is atomic.
-        unsafe { self.start.add(index).as_ref() }
+        // SAFETY: `new` checked that so many words are mapped.
+        let word = unsafe { self.start.add(index) };
+        // SAFETY: as above; they are aligned, the mapping is kept, and all access on our side is
+        // atomic.
+        unsafe { word.as_ref() }
     }
 
     /// Asks for the cache line of a word, soon to be read.

@@ -50,7 +50,7 @@ pub struct QueuePair {
 #[derive(Debug)]
 pub(super) enum Order {
     /// Move packets through these rings.
-    Start(QueuePair),
+    Start(Box<QueuePair>),
     /// Give the rings back.
     Stop,
 }
@@ -59,9 +59,9 @@ pub(super) enum Order {
 #[derive(Debug)]
 pub enum Answer {
     /// Nothing moves through the queue any more; the rings, if it had some.
-    Stopped(Option<QueuePair>),
+    Stopped(Option<Box<QueuePair>>),
     /// A driver broke the rules of a ring: the queue stopped of its own accord.
-    Broken(QueuePair, RingFault),
+    Broken(Box<QueuePair>, RingFault),
 }
 
 /// The queue does not take the order.
@@ -128,7 +128,7 @@ impl QueueControl {
     /// # Errors
     ///
     /// Gives them back if the queue is closed, or has not done yet what it was told before.
-    pub fn start(&self, pair: QueuePair) -> Result<(), (QueuePair, OrderError)> {
+    pub fn start(&self, pair: Box<QueuePair>) -> Result<(), (Box<QueuePair>, OrderError)> {
         if let Err(error) = self.check() {
             return Err((pair, error));
         }
@@ -142,7 +142,7 @@ impl QueueControl {
         }
         // There is room, and nobody else writes.
         let _ = self.shared.orders.push(Order::Start(pair));
-        ring(&self.shared.ordered);
+        signal(&self.shared.ordered);
         Ok(())
     }
 
@@ -155,7 +155,7 @@ impl QueueControl {
     pub fn stop(&self) -> Result<(), OrderError> {
         self.check()?;
         let _ = self.shared.orders.push(Order::Stop);
-        ring(&self.shared.ordered);
+        signal(&self.shared.ordered);
         Ok(())
     }
 
@@ -214,6 +214,7 @@ impl QueueOrders {
     }
 
     /// Whether there is an order.
+    #[inline]
     pub(super) fn is_waiting(&self) -> bool {
         !self.shared.orders.is_empty()
     }
@@ -221,7 +222,7 @@ impl QueueOrders {
     /// Tells the session. Enters the kernel.
     pub(super) fn tell(&self, answer: Answer) -> Result<(), Answer> {
         self.shared.answers.push(answer)?;
-        ring(&self.shared.answered);
+        signal(&self.shared.answered);
         Ok(())
     }
 
@@ -247,7 +248,7 @@ impl QueueOrders {
 }
 
 /// Makes an event readable.
-pub(super) fn ring(event: &OwnedFd) {
+pub(super) fn signal(event: &OwnedFd) {
     // It fails only if the count is at its limit, and then the descriptor is readable already.
     let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
 }

@@ -17,13 +17,12 @@ use std::{os::fd::OwnedFd, sync::Arc};
 
 use arrayvec::ArrayVec;
 
-use self::chain::HEADS_MAX;
 pub(super) use self::{
-    chain::{Direction, Head, Parts},
+    chain::{Direction, HEADS_MAX, Head, Part, Parts},
     packed::PackedRing,
     split::SplitRing,
 };
-use super::{inflight::InflightRegion, log::RingLog, memory::GuestMemory};
+use super::{inflight::InflightRegion, log::RingLog, memory::GuestMemory, orders::signal};
 
 /// Entries of a ring at most (VirtIO 1.2 sections 2.7 and 2.8.10.1).
 pub const RING_ENTRIES_MAX: u16 = 32_768;
@@ -192,10 +191,12 @@ pub struct Ring {
     pub(super) engine: RingEngine,
     pub(super) memory: Arc<GuestMemory>,
     pub(super) features: RingFeatures,
+    pub(super) log: Option<RingLog>,
+    pub(super) fault: Option<RingFault>,
+    /// The region of guest memory where the last buffer lay.
+    pub(super) region_hint: usize,
     kick: Option<OwnedFd>,
     call: Option<OwnedFd>,
-    log: Option<RingLog>,
-    fault: Option<RingFault>,
 }
 
 /// The format's own part.
@@ -218,7 +219,7 @@ impl Ring {
             RingFormat::Packed => RingEngine::Packed(PackedRing::new(&setup)?),
         };
         let RingSetup { memory, features, kick, call, log, .. } = setup;
-        Ok(Self { engine, memory, features, kick, call, log, fault: None })
+        Ok(Self { engine, memory, features, log, fault: None, region_hint: 0, kick, call })
     }
 
     /// Where the next owner would go on: the answer to `VHOST_USER_GET_VRING_BASE`.
@@ -256,6 +257,46 @@ impl Ring {
     pub fn set_log(&mut self, log: Option<RingLog>) {
         self.log = log;
     }
+
+    /// Asks the driver for kicks; whether something waits already.
+    pub(super) fn arm(&mut self) -> bool {
+        match &mut self.engine {
+            RingEngine::Split(ring) => arm(ring),
+            RingEngine::Packed(ring) => arm(ring),
+        }
+    }
+
+    /// Whether something waits.
+    pub(super) fn has_waiting(&self) -> bool {
+        match &self.engine {
+            RingEngine::Split(ring) => ring.has_waiting(),
+            RingEngine::Packed(ring) => ring.has_waiting(),
+        }
+    }
+
+    /// Asks the driver for no more kicks.
+    pub(super) fn disarm(&mut self) {
+        match &mut self.engine {
+            RingEngine::Split(ring) => ring.ask_for_kicks(false),
+            RingEngine::Packed(ring) => ring.ask_for_kicks(false),
+        }
+    }
+
+    /// Tells the driver what was used, if it wants to be told. Enters the kernel.
+    pub(super) fn call(&mut self) {
+        let is_wanted = match &mut self.engine {
+            RingEngine::Split(ring) => ring.wants_call(),
+            RingEngine::Packed(ring) => ring.wants_call(),
+        };
+        if is_wanted && let Some(call) = &self.call {
+            signal(call);
+        }
+    }
+}
+
+fn arm(ring: &mut impl DeviceRing) -> bool {
+    ring.ask_for_kicks(true);
+    ring.has_waiting()
 }
 
 /// Chains that were looked at in one go.

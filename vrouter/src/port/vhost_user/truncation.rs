@@ -101,8 +101,10 @@ fn install() -> Previous {
 }
 
 extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the kernel gives a valid siginfo, and for SIGBUS it has an address.
-    let address = unsafe { (*info).si_addr() }.addr();
+    // SAFETY: the kernel gives a valid siginfo.
+    let details = unsafe { &*info };
+    // SAFETY: for SIGBUS it has an address.
+    let address = unsafe { details.si_addr() }.addr();
     if !replace_mapping_at(address) {
         pass_on(signal, info, context);
     }

@@ -152,7 +152,7 @@ pub(super) fn indirect_words(
     table: u64,
     index: usize,
 ) -> Result<[u64; 2], RingFault> {
-    let outside = RingFault::OutsideMemory { address: table, bytes: DESCRIPTOR_BYTES as u32 };
+    let outside = RingFault::OutsideMemory { address: table, bytes: 16 };
     let offset = index.saturating_mul(DESCRIPTOR_BYTES) as u64;
     let address = table.checked_add(offset).ok_or(outside)?;
     let slice = memory.translate(address, DESCRIPTOR_BYTES).ok_or(outside)?;
