@@ -510,7 +510,7 @@ impl<P: Process> Engine<P> {
                 Event::Stall(stall) => self.events.push(EngineEvent::Stall(stall)),
             }
         }
-        for (port, message) in self.runtime.notices(now) {
+        for (port, message) in self.runtime.take_notices(now) {
             let name = self.ports.name(port);
             self.events.push(EngineEvent::PortNotice { name, message });
         }

@@ -432,8 +432,9 @@ impl<P: Process> Runtime<P> {
         self.ports.get(&port).map(|attached| &*attached.device)
     }
 
-    /// What has happened at ports that the operator should know.
-    pub fn notices(&self, now: Instant) -> Vec<(PortRef, String)> {
+    /// What has happened at ports that the operator should know, since the last call.
+    #[must_use]
+    pub fn take_notices(&self, now: Instant) -> Vec<(PortRef, String)> {
         let notice = |(port, attached): (&PortRef, &AttachedPort)| {
             attached.device.take_notice(now).map(|notice| (*port, notice))
         };

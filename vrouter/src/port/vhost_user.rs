@@ -10,14 +10,30 @@
 //! changes its memory, and unmaps nothing that a worker may still touch.
 
 pub mod access;
+mod config_space;
+mod features;
+mod frontend;
 pub mod inflight;
 pub mod log;
 pub mod mapping;
 pub mod memory;
+mod open;
 pub mod orders;
 pub mod queue;
+mod queues;
 mod receive;
+mod request;
 pub mod ring;
+mod ring_state;
 mod send;
+mod session;
+mod socket;
+mod status;
 mod tally;
 mod truncation;
+mod wire;
+
+pub use self::{
+    open::{OpenVhostUserError, VhostUserOpener},
+    socket::MakeSocketError,
+};

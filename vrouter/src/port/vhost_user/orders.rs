@@ -253,7 +253,7 @@ pub(super) fn signal(event: &OwnedFd) {
     let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
 }
 
-fn clear(event: &OwnedFd) {
+pub(super) fn clear(event: &OwnedFd) {
     // It fails only if the count is zero.
     let _ = rustix::io::read(event, &mut [0; 8]);
 }

@@ -9,6 +9,7 @@ use vrouter::{
         af_xdp::AfXdpOpener,
         memory::{MemoryOpener, MemoryPortConfig},
         tap::TapOpener,
+        vhost_user::VhostUserOpener,
     },
 };
 
@@ -17,13 +18,7 @@ pub(super) struct Openers {
     af_xdp: AfXdpOpener,
     memory: MemoryOpener,
     tap: TapOpener,
-}
-
-/// A kind of port that the API knows and this engine does not.
-#[derive(Debug, thiserror::Error)]
-#[error("this engine has no {kind} ports; configure the port with another backend")]
-struct OtherKind {
-    kind: &'static str,
+    vhost_user: VhostUserOpener,
 }
 
 impl Openers {
@@ -33,6 +28,7 @@ impl Openers {
             af_xdp: AfXdpOpener::new(Arc::clone(depot.region()), pin_folder),
             memory: MemoryOpener::new(MemoryPortConfig::default(), Arc::clone(depot)),
             tap: TapOpener,
+            vhost_user: VhostUserOpener,
         }
     }
 }
@@ -43,14 +39,11 @@ impl PortOpener for Openers {
         request: &PortRequest,
         pool: &mut FramePool,
     ) -> Result<OpenedPort, OpenPortError> {
-        let other = |kind| {
-            Err(OpenPortError { name: request.name.clone(), source: Box::new(OtherKind { kind }) })
-        };
         match &request.backend {
             Backend::AfXdp(_) => self.af_xdp.open(request, pool),
             Backend::Memory => self.memory.open(request, pool),
             Backend::Tap(_) => self.tap.open(request, pool),
-            Backend::VhostUser(_) => other("vhost-user"),
+            Backend::VhostUser(_) => self.vhost_user.open(request, pool),
         }
     }
 }
