@@ -104,7 +104,7 @@ pub trait PortQueue: Send {
         false
     }
 
-    /// The worker woke up, and this queue's descriptor may be what woke it.
+    /// The worker found [`Self::wait_descriptor`] readable: what made it so is to be taken away.
     fn disarm(&mut self) {}
 
     /// The descriptor to sleep on while the queue is idle: readable while there is something to

@@ -334,6 +334,10 @@ impl<P: Process> Worker<P> {
 
     #[cold]
     fn sleep(&mut self) {
+        if self.egress.queues.arm() {
+            self.empty_polls = 0;
+            return;
+        }
         self.stats.sleep();
         let Self { egress, commands, bed, .. } = self;
         let wake = bed.sleep(|| !egress.handoffs.is_empty() || !commands.is_empty());

@@ -30,6 +30,8 @@ mod session;
 mod socket;
 mod status;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod truncation;
 mod wire;
 

@@ -142,8 +142,26 @@ impl Queues {
         u16::try_from(position).ok().map(QueueSlot)
     }
 
+    /// Asks all far sides to wake the worker up; true if one of them has sent something already.
+    pub(super) fn arm(&mut self) -> bool {
+        let mut is_any_ready = false;
+        for index in 0..self.slots.len() {
+            if let Some(Some(owned)) = self.slots.get_mut(index)
+                && owned.queue.arm()
+                && let Ok(index) = u16::try_from(index)
+            {
+                self.heat(QueueSlot(index));
+                is_any_ready = true;
+            }
+        }
+        is_any_ready
+    }
+
     /// What the bed calls `key` has something to receive.
     pub(super) fn heat_woken(&mut self, key: u16) {
+        if let Some(Some(owned)) = self.slots.get_mut(usize::from(key)) {
+            owned.queue.disarm();
+        }
         self.heat(QueueSlot(key));
     }
 

@@ -38,7 +38,7 @@ pub struct VhostUserQueue {
     refused: RefusedTally,
     /// The driver was asked for kicks.
     is_armed: bool,
-    /// What the worker slept on may be readable still.
+    /// What the worker sleeps on was readable, and is until somebody looks at what is behind it.
     was_woken: bool,
     /// Guest mappings that had lost their files when this queue last looked.
     strikes_seen: usize,

@@ -5,6 +5,8 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use std::ops::Range;
+
 use arrayvec::ArrayVec;
 
 use super::{
@@ -32,7 +34,7 @@ const ALL_PARTS_MAX: usize = 2 * CHAINS_MAX;
 const PREFETCH_BYTES: usize = 64;
 
 /// Where the number of buffers lies in a header of 12 bytes.
-const BUFFER_COUNT_OFFSET: usize = 10;
+const BUFFER_COUNT_PLACE: Range<usize> = 10..12;
 
 /// What a burst of sending needs beside the ring.
 pub(super) struct Sender<'a> {
@@ -170,7 +172,7 @@ impl<'a> Sender<'a> {
         }
         let mut sink = Sink { parts: &parts, offset: 0, log: self.log };
         let mut header: ArrayVec<u8, { VirtioNetHeader::LEN }> = header.iter().copied().collect();
-        if let Some(place) = header.get_mut(BUFFER_COUNT_OFFSET..) {
+        if let Some(place) = header.get_mut(BUFFER_COUNT_PLACE) {
             let count = u16::try_from(chains.len()).unwrap_or(u16::MAX);
             place.copy_from_slice(&count.to_le_bytes());
         }

@@ -5,7 +5,7 @@
 //! without `MFD_ALLOW_SEALING` cannot be sealed, and both are usual. So the signal's handler looks
 //! up the address among the mappings of guests and puts empty private memory in place of the whole
 //! mapping: the access goes on and reads zeros. The mapping is marked; its queues see the mark
-//! ([`strikes`]) and stop. See `docs/design/0010-guest-memory.md`.
+//! ([`strikes`]) and stop. See `docs/design/0011-guest-memory.md`.
 //!
 //! # Safety boundary
 //!

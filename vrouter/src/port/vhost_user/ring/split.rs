@@ -188,11 +188,13 @@ impl DeviceRing for SplitRing {
         }
         let room = heads.remaining_capacity().min(heads_max).min(usize::from(waiting));
         let mut ids = ArrayVec::<u16, HEADS_MAX>::new();
+        let mut result = Ok(());
         for _ in 0..room {
             let entry = self.slot(self.cursor).wrapping_add(LEAD);
             let id = u16::from_le(self.available.at(entry).load(Relaxed));
             if id >= size {
-                return Err(RingFault::DescriptorIndex { index: id, size });
+                result = Err(RingFault::DescriptorIndex { index: id, size });
+                break;
             }
             self.descriptors.prefetch(usize::from(id));
             ids.push(id);
@@ -203,7 +205,7 @@ impl DeviceRing for SplitRing {
             let Descriptor { address, bytes, flags, next } = Descriptor::from_split(words);
             heads.push(Head { address, bytes, flags, next, id, index: 0, slots: 1 });
         }
-        Ok(())
+        result
     }
 
     fn parts<'a>(
