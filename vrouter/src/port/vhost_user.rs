@@ -11,6 +11,7 @@
 
 pub mod access;
 mod config_space;
+pub mod driver;
 mod features;
 mod frontend;
 pub mod inflight;

@@ -87,6 +87,13 @@ impl GuestSlice<'_> {
         bytes
     }
 
+    /// Writes zeros to all of the range.
+    pub fn fill_with_zeros(self) {
+        // SAFETY: the range is mapped and writable.
+        unsafe { self.start.write_bytes(0, self.bytes) };
+        compiler_fence(SeqCst);
+    }
+
     /// Asks for the cache line at `offset`, soon to be read.
     #[inline]
     pub fn prefetch(self, offset: usize) {

@@ -341,6 +341,6 @@ pub(super) trait DeviceRing {
 
 /// Whether an index passed `event` on its way from `old` to `new` (VirtIO 1.2 section 2.7.10): all
 /// run freely.
-fn is_event_passed(event: u16, new: u16, old: u16) -> bool {
+pub(super) fn is_event_passed(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }

@@ -1,0 +1,347 @@
+//! The other side: a driver's rings, for generators, benchmarks and tests.
+//!
+//! A [`DriverRing`] has one buffer a slot, for good. So a generator writes its frames once and then
+//! only offers them again and again; a receiver looks at what came, or merely counts it. The device
+//! must use buffers in the order in which they are offered, which all backends that copy do.
+//!
+//! Not here: the protocol over the socket, and what a guest's driver has besides (chains, indirect
+//! tables, offloads).
+
+mod packed;
+mod split;
+#[cfg(test)]
+mod tests;
+
+use std::{fs::File, io, sync::Arc};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use self::{packed::PackedDriver, split::SplitDriver};
+use super::{
+    access::GuestSlice,
+    mapping::{MapError, MappedRegion},
+    memory::{GuestMemory, GuestRegion},
+    ring::{RingFeatures, RingFormat, RingPosition, RingSetup},
+};
+
+/// Where the driver's memory starts, for the device and for the protocol: any number will do.
+pub const BASE_ADDRESS: u64 = 1 << 32;
+
+/// Areas of a ring and its buffers start at multiples of this, and the first buffer's line is not
+/// shared with a ring.
+const ALIGNMENT_BYTES: u64 = 4096;
+
+/// Memory of a driver, which it shares with the device.
+#[derive(Debug)]
+pub struct DriverMemory {
+    file: File,
+    memory: Arc<GuestMemory>,
+}
+
+/// Why a driver's memory or rings could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the messages document the variants")]
+pub enum MakeDriverError {
+    #[error("cannot make {bytes} bytes of shared memory")]
+    Memory {
+        bytes: u64,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot map {bytes} bytes of shared memory")]
+    Map {
+        bytes: u64,
+        #[source]
+        source: MapError,
+    },
+    #[error("a {format:?} ring of {size} entries from byte {offset} does not fit the memory")]
+    Ring { format: RingFormat, size: u16, offset: u64 },
+}
+
+impl DriverMemory {
+    /// Makes shared memory, of huge pages of 2 MiB if wanted: then `bytes` is a multiple of it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is not enough memory.
+    pub fn create(bytes: u64, huge_pages: bool) -> Result<Self, MakeDriverError> {
+        let flags = if huge_pages { MemfdFlags::HUGETLB } else { MemfdFlags::empty() };
+        let file = memfd_create("vhost-user-driver", flags | MemfdFlags::CLOEXEC)
+            .map_err(io::Error::from)
+            .map(File::from)
+            .and_then(|file| file.set_len(bytes).map(|()| file))
+            .map_err(|source| MakeDriverError::Memory { bytes, source })?;
+        let mapped = MappedRegion::map(&file, 0, bytes)
+            .map_err(|source| MakeDriverError::Map { bytes, source })?;
+        let (guest_address, user_address) = (BASE_ADDRESS, BASE_ADDRESS);
+        let region = GuestRegion { guest_address, user_address, mapped: Arc::new(mapped) };
+        // One region overlaps none.
+        let memory = GuestMemory::new(vec![region]).map_err(io::Error::other);
+        let memory = memory.map_err(|source| MakeDriverError::Memory { bytes, source })?;
+        Ok(Self { file, memory: Arc::new(memory) })
+    }
+
+    /// What to share with a device in another process: all of it is one region, which starts at
+    /// [`BASE_ADDRESS`].
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// What to share with a device in this process.
+    #[must_use]
+    pub fn guest_memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+}
+
+/// Which way a ring's frames go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RingUse {
+    /// The device reads them.
+    Transmit,
+    /// The device writes them.
+    Receive,
+}
+
+/// How a ring is laid out.
+#[derive(Clone, Copy, Debug)]
+pub struct RingShape {
+    /// How it lies in memory.
+    pub format: RingFormat,
+    /// Entries.
+    pub size: u16,
+    /// Which way its frames go.
+    pub usage: RingUse,
+    /// Bytes of each buffer, header included.
+    pub buffer_bytes: u32,
+    /// What was negotiated.
+    pub features: RingFeatures,
+}
+
+impl RingShape {
+    /// Bytes of memory that the ring and its buffers take.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.buffers_offset() + u64::from(self.size) * u64::from(self.buffer_bytes)
+    }
+
+    /// Bytes of each of the three areas, generously: a descriptor's for each entry.
+    fn area_bytes(&self) -> u64 {
+        (16 * u64::from(self.size) + 16).next_multiple_of(ALIGNMENT_BYTES)
+    }
+
+    fn buffers_offset(&self) -> u64 {
+        3 * self.area_bytes()
+    }
+}
+
+/// A driver's ring and its buffers.
+#[derive(Debug)]
+pub struct DriverRing {
+    engine: Engine,
+    shape: RingShape,
+    /// Where the ring starts in the driver's memory.
+    address: u64,
+    memory: Arc<GuestMemory>,
+    /// Bytes of what is in each buffer of a transmit ring, or of each buffer to receive into.
+    lengths: Vec<u32>,
+}
+
+#[derive(Debug)]
+enum Engine {
+    Split(SplitDriver),
+    Packed(PackedDriver),
+}
+
+impl DriverRing {
+    /// Lays a ring out from byte `offset` of `memory` on. A transmit ring has frames of no bytes
+    /// until they are written; nothing is offered yet.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not fit, or if a split ring's size is no power of two.
+    pub fn new(
+        memory: &DriverMemory,
+        offset: u64,
+        shape: RingShape,
+    ) -> Result<Self, MakeDriverError> {
+        let RingShape { format, size, usage, .. } = shape;
+        let error = || MakeDriverError::Ring { format, size, offset };
+        let address = BASE_ADDRESS + offset.next_multiple_of(ALIGNMENT_BYTES);
+        let memory = Arc::clone(memory.guest_memory());
+        let bytes = usize::try_from(shape.bytes()).map_err(|_| error())?;
+        let whole = memory.translate(address, bytes).ok_or_else(error)?;
+        if size == 0 || format == RingFormat::Split && !size.is_power_of_two() {
+            return Err(error());
+        }
+        // The memory may have been another ring's.
+        whole.fill_with_zeros();
+        let length = match usage {
+            RingUse::Transmit => u32::try_from(shape.features.header_bytes()).unwrap_or(0),
+            RingUse::Receive => shape.buffer_bytes,
+        };
+        let areas = Areas { address, area_bytes: shape.area_bytes() };
+        let engine = match format {
+            RingFormat::Split => SplitDriver::new(&memory, &areas, &shape).map(Engine::Split),
+            RingFormat::Packed => PackedDriver::new(&memory, &areas, &shape).map(Engine::Packed),
+        };
+        let engine = engine.ok_or_else(error)?;
+        let lengths = vec![length; usize::from(size)];
+        let mut ring = Self { engine, shape, address, memory, lengths };
+        (0..size).for_each(|slot| ring.describe(slot));
+        Ok(ring)
+    }
+
+    /// Where descriptors, driver area and device area are, as the protocol says it.
+    #[must_use]
+    pub fn areas(&self) -> [u64; 3] {
+        let area_bytes = self.shape.area_bytes();
+        [self.address, self.address + area_bytes, self.address + 2 * area_bytes]
+    }
+
+    /// How the ring is laid out.
+    #[must_use]
+    pub fn shape(&self) -> &RingShape {
+        &self.shape
+    }
+
+    /// What a device in this process makes its side of.
+    #[must_use]
+    pub fn setup(&self) -> RingSetup {
+        let [descriptor_area, driver_area, device_area] = self.areas();
+        let RingShape { format, size, features, .. } = self.shape;
+        RingSetup {
+            memory: Arc::clone(&self.memory),
+            format,
+            size,
+            descriptor_area,
+            driver_area,
+            device_area,
+            position: RingPosition::start(format),
+            features,
+            kick: None,
+            call: None,
+            log: None,
+            inflight: None,
+        }
+    }
+
+    /// Writes a frame behind a plain header to the buffer of a slot that is not offered; it is sent
+    /// whenever the slot is offered. False if it does not fit.
+    pub fn write(&mut self, slot: u16, frame: &[u8]) -> bool {
+        let header_bytes = self.shape.features.header_bytes();
+        let bytes = header_bytes + frame.len();
+        let Some((_, place)) = self.buffer(slot).map(|it| it.split_at(header_bytes)) else {
+            return false;
+        };
+        if place.bytes() < frame.len() {
+            return false;
+        }
+        place.copy_from(frame);
+        if let Some(length) = self.lengths.get_mut(usize::from(slot)) {
+            *length = u32::try_from(bytes).unwrap_or(u32::MAX);
+        }
+        self.describe(slot);
+        true
+    }
+
+    /// Slots that are not offered, or whose buffers were used and taken back.
+    #[must_use]
+    #[inline]
+    pub fn room(&self) -> u16 {
+        match &self.engine {
+            Engine::Split(ring) => ring.room(),
+            Engine::Packed(ring) => ring.room(),
+        }
+    }
+
+    /// Offers the buffers of the next `count` slots to the device, or as many as there is room for;
+    /// returns how many.
+    #[inline]
+    pub fn offer(&mut self, count: u16) -> u16 {
+        let Self { engine, lengths, .. } = self;
+        match engine {
+            Engine::Split(ring) => ring.offer(count),
+            Engine::Packed(ring) => ring.offer(count, lengths),
+        }
+    }
+
+    /// Takes back what the device used, `count_max` buffers at most, and calls `see` with each
+    /// slot and what is in its buffer behind the header; returns how many there were.
+    #[inline]
+    pub fn take_used(&mut self, count_max: u16, mut see: impl FnMut(u16, GuestSlice<'_>)) -> u16 {
+        let Self { engine, shape, address, memory, .. } = self;
+        let header_bytes = shape.features.header_bytes();
+        let buffers = *address + shape.buffers_offset();
+        let buffer_bytes = shape.buffer_bytes;
+        let see = |slot: u16, bytes: u32| {
+            let buffer = buffers + u64::from(slot) * u64::from(buffer_bytes);
+            let bytes = bytes.min(buffer_bytes) as usize;
+            if let Some(slice) = memory.translate(buffer, bytes) {
+                see(slot, slice.split_at(header_bytes).1);
+            }
+        };
+        match engine {
+            Engine::Split(ring) => ring.take_used(count_max, see),
+            Engine::Packed(ring) => ring.take_used(count_max, see),
+        }
+    }
+
+    /// Whether the device wants to be told of what was offered since the last call.
+    pub fn wants_kick(&mut self) -> bool {
+        match &mut self.engine {
+            Engine::Split(ring) => ring.wants_kick(),
+            Engine::Packed(ring) => ring.wants_kick(),
+        }
+    }
+
+    /// Says whether the device should tell when it used something.
+    pub fn ask_for_calls(&mut self, wanted: bool) {
+        match &mut self.engine {
+            Engine::Split(ring) => ring.ask_for_calls(wanted),
+            Engine::Packed(ring) => ring.ask_for_calls(wanted),
+        }
+    }
+
+    fn buffer(&self, slot: u16) -> Option<GuestSlice<'_>> {
+        let address = self.buffer_address(slot);
+        self.memory.translate(address, self.shape.buffer_bytes as usize)
+    }
+
+    fn buffer_address(&self, slot: u16) -> u64 {
+        let RingShape { buffer_bytes, .. } = self.shape;
+        self.address + self.shape.buffers_offset() + u64::from(slot) * u64::from(buffer_bytes)
+    }
+
+    /// Writes what of a slot's descriptor does not change from one offer to the next.
+    fn describe(&mut self, slot: u16) {
+        let address = self.buffer_address(slot);
+        let Some(length) = self.lengths.get(usize::from(slot)) else { return };
+        match &self.engine {
+            Engine::Split(ring) => ring.describe(slot, address, *length),
+            Engine::Packed(ring) => ring.describe(slot, address),
+        }
+    }
+}
+
+/// Where a ring's areas are.
+struct Areas {
+    address: u64,
+    area_bytes: u64,
+}
+
+impl Areas {
+    fn descriptors(&self) -> u64 {
+        self.address
+    }
+
+    fn driver(&self) -> u64 {
+        self.address + self.area_bytes
+    }
+
+    fn device(&self) -> u64 {
+        self.address + 2 * self.area_bytes
+    }
+}
