@@ -94,6 +94,19 @@ impl Sum {
         Self(sum.wrapping_add(carry as u16))
     }
 
+    /// The sum with a few more words.
+    #[must_use]
+    #[inline]
+    pub(crate) fn add_words<const N: usize>(self, words: [u16; N]) -> Self {
+        const { assert!(N <= 16, "the second fold takes all carries in") };
+        let total = words
+            .into_iter()
+            .fold(u32::from(self.0), |total, word| total.wrapping_add(u32::from(word)));
+        // At most 2^16 − 1 and a carry for each word.
+        let total = (total & 0xffff).wrapping_add(total >> 16);
+        Self((total & 0xffff).wrapping_add(total >> 16) as u16)
+    }
+
     /// The sum of both parts, where `other` starts `offset` bytes into the whole.
     ///
     /// At an odd offset the bytes of each word trade places (RFC 1071 section 2(B)).

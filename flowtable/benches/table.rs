@@ -109,17 +109,18 @@ fn lookups(c: &mut Criterion) {
                     let keys = bursts.next().unwrap_or(&[]);
                     let mut hashes = [FlowHash::default(); BURST];
                     for (hash, key) in hashes.iter_mut().zip(keys) {
-                        *hash = table.hash(key);
+                        *hash = if records { table.hash_ahead(key) } else { table.hash(key) };
                     }
                     let mut found = [Lookup::Miss; BURST];
-                    worker.lookup_burst(keys, &hashes, config, &mut found);
                     if records {
-                        worker.prefetch_states(&found);
+                        worker.lookup_prefetched_burst(keys, &hashes, config, &mut found);
                         for found in &found {
                             if let Lookup::Hit(flow) = *found {
                                 black_box(worker.record(flow, &DATAGRAM, 7));
                             }
                         }
+                    } else {
+                        worker.lookup_burst(keys, &hashes, config, &mut found);
                     }
                     black_box(found)
                 });

@@ -333,16 +333,13 @@ impl EntryView<'_> {
         }
     }
 
-    /// Says that the entry is still right under `version`, if its stamp is still `judged` (claim
-    /// 4).
+    /// Says that the entry is still right under `version`, unless another worker has said so of its
+    /// own version since `judged` (claim 4).
     #[inline]
     pub(crate) fn restamp(self, judged: Stamp, version: u32) {
         let Some(word) = self.0.get(self.meta_at() + 1) else { return };
         let next = Stamp { version, ..judged }.to_word();
-        if ordering::restamp_by_exchange() {
-            // Losing means that another worker stamped it, under a version that may be newer.
-            let _ = word.compare_exchange(judged.to_word(), next, Relaxed, Relaxed);
-        } else {
+        if word.load(Relaxed) == judged.to_word() {
             word.store(next, Relaxed);
         }
     }

@@ -280,9 +280,9 @@ fn the_newest_version_wins_whoever_is_last() {
     });
 }
 
-/// Claim 4: `restamp_by_exchange`.
+/// Claim 4: `judge_before_restamp`. Whichever of two workers stamps last.
 #[test]
-fn a_worker_with_an_older_snapshot_does_not_take_a_version_back() {
+fn stamps_of_two_versions_hide_no_touch_and_invent_none() {
     explore(2, || {
         let table = table();
         let mut worker = table.worker(0).unwrap();
@@ -296,16 +296,17 @@ fn a_worker_with_an_older_snapshot_does_not_take_a_version_back() {
         });
         let scopes = ScopeVersions::new(0);
         let mut newest = table.worker(1).unwrap();
-        // The first may lose against the older one, which is no harm; the second cannot.
-        for _ in 0..2 {
-            look(&table, &mut newest, &key(1), ConfigView { version: 3, scopes: &scopes });
-        }
+        look(&table, &mut newest, &key(1), ConfigView { version: 3, scopes: &scopes });
         older.join().unwrap();
-        // What was found right under version 3 is right under it: a touch in version 3 itself
-        // changes nothing.
-        scopes.touch(SCOPE, 3);
+        // It was right under both versions, and is so under a later one.
         let config = ConfigView { version: 4, scopes: &scopes };
         assert!(matches!(look(&table, &mut newest, &key(1), config), Lookup::Hit(_)));
+        // What is touched from then on is seen, by whomever it was stamped.
+        scopes.touch(SCOPE, 5);
+        let config = ConfigView { version: 5, scopes: &scopes };
+        for _ in 0..2 {
+            assert!(matches!(look(&table, &mut newest, &key(1), config), Lookup::Stale(_)));
+        }
     });
 }
 

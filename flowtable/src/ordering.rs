@@ -41,8 +41,8 @@ claims! {
     /// Claim 4: the newest version wins: a worker with an older snapshot gives way under the lock.
     newest_wins: true, not false, bool;
 
-    /// Claim 4: a version is stamped onto the very stamp that was judged, or not at all.
-    restamp_by_exchange: true, not false, bool;
+    /// Claim 4: a version is stamped only where nothing was touched since the one before.
+    judge_before_restamp: true, not false, bool;
 
     /// Claim 5: a fragment's words are read as a whole.
     recheck_fragment: true, not false, bool;

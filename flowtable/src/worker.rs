@@ -269,25 +269,20 @@ impl<A: Action> FlowWorker<A> {
         config: ConfigView<'_>,
         out: &mut [Lookup],
     ) {
-        self.core.lookup_burst(keys, hashes, config, out, false);
+        self.core.lookup_burst::<false>(keys, hashes, config, out);
     }
 
-    /// The same for hashes that [`crate::FlowTable::hash_ahead`] has given: what happened between
-    /// that and this hides the first cache misses.
+    /// The same for packets of a burst, whose hashes [`crate::FlowTable::hash_ahead`] has given: what
+    /// happened between that and this hides the first cache misses. The processor is asked for what
+    /// [`Self::record`] reads of the flows that are found, too. Tells how many were not.
     pub fn lookup_prefetched_burst(
         &mut self,
         keys: &[FlowKey],
         hashes: &[FlowHash],
         config: ConfigView<'_>,
         out: &mut [Lookup],
-    ) {
-        self.core.lookup_burst(keys, hashes, config, out, true);
-    }
-
-    /// Asks the processor for what [`Self::record`] reads of the flows that were found, so that the
-    /// cache misses of a burst overlap. Changes nothing.
-    pub fn prefetch_states(&mut self, found: &[Lookup]) {
-        self.core.prefetch_states(found);
+    ) -> u64 {
+        self.core.lookup_burst::<true>(keys, hashes, config, out)
     }
 
     /// Records a packet of a flow: advances connection tracking, counts, and notes when it was

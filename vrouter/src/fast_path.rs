@@ -119,7 +119,7 @@ impl Pass<'_> {
         packet: &mut Packet,
         plain: Plain,
         hash: FlowHash,
-        flow: FlowRef,
+        flow: &FlowRef,
     ) -> bool {
         let Some(held) = self.worker.hold(flow) else { return false };
         let action = held.action;
@@ -141,9 +141,13 @@ impl Pass<'_> {
         if plain.ip_bytes > u32::from(mtu_bytes) || packet.offload.gso.is_some() {
             return false;
         }
-        let facts = plain.facts(packet.data(self.pool.region()));
-        let recorded = held.record(&facts, self.now.ticks());
-        if recorded.is_none() && !self.record_rare(packet, &facts, flow) {
+        let recorded = if plain.is_tcp {
+            let facts = plain.facts(packet.data(self.pool.region()));
+            held.record(&facts, self.ticks)
+        } else {
+            held.record_datagram(plain.ip_bytes, self.ticks)
+        };
+        if recorded.is_none() && !self.record_rare(packet, plain, flow) {
             return packet.is_taken();
         }
         if packet.offload.checksum != Checksum::Complete {
@@ -177,8 +181,9 @@ impl Pass<'_> {
     /// Records a packet that is not what most are. False if its flow has ended, and if it is
     /// invalid: then it was taken, and dropped.
     #[inline(never)]
-    fn record_rare(&mut self, packet: &mut Packet, facts: &PacketFacts, flow: FlowRef) -> bool {
-        match self.worker.record(flow, facts, self.now.ticks()).map(|recorded| recorded.verdict) {
+    fn record_rare(&mut self, packet: &mut Packet, plain: Plain, flow: &FlowRef) -> bool {
+        let facts = plain.facts(packet.data(self.pool.region()));
+        match self.worker.record(*flow, &facts, self.ticks).map(|recorded| recorded.verdict) {
             None => false,
             Some(Verdict::Invalid(reason)) => {
                 let detail = Detail::Invalid { reason };

@@ -26,9 +26,9 @@ impl<'a> Pass<'a> {
         let Scratch { parsed, others, keys, hashes } = scratch;
         let mut found = [Lookup::Miss; BURST_PACKETS_MAX];
         let config = self.config_view();
-        self.worker.lookup_prefetched_burst(keys, hashes, config, &mut found);
-        self.worker.prefetch_states(found.get(..keys.len()).unwrap_or(&found));
-        self.prefetch_replies(keys, &found);
+        if self.worker.lookup_prefetched_burst(keys, hashes, config, &mut found) > 0 {
+            self.prefetch_replies(keys, &found);
+        }
         self.stats.end_stage(Stage::LookUp, burst.len() as u64);
         let mut others = others.drain(..);
         let mut flows = keys.iter().zip(hashes.iter().zip(found.iter()));
@@ -38,7 +38,7 @@ impl<'a> Pass<'a> {
             }
             let Some((key, (&hash, found))) = flows.next() else { break };
             if let (Parsed::Plain(plain), Lookup::Hit(flow)) = (parsed, found)
-                && self.follow_plain(packet, *plain, hash, *flow)
+                && self.follow_plain(packet, *plain, hash, flow)
             {
                 continue;
             }
@@ -110,7 +110,7 @@ impl<'a> Pass<'a> {
         if let Err(refusal) = self.check_flow_source(headers, flow) {
             return self.refuse(packet, refusal);
         }
-        let now = self.now.ticks();
+        let now = self.ticks;
         let Some(recorded) = self.worker.record(flow, &headers.facts(), now) else {
             // It ended since the lookup, or is about to start over.
             return self.reopen(packet, headers, hash);
@@ -148,14 +148,14 @@ impl<'a> Pass<'a> {
             && let Some(key) = headers.fragment_key()
         {
             // A table without room means that the later ones are unknown.
-            let _ = self.worker.fragment_insert(&key, flow, self.now.ticks());
+            let _ = self.worker.fragment_insert(&key, flow, self.ticks);
         }
     }
 
     /// A fragment without ports: its flow is that of the datagram's first fragment.
     #[cold]
     fn follow_fragment(&mut self, packet: Packet, headers: &Headers) {
-        let now = self.now.ticks();
+        let now = self.ticks;
         let first = headers.fragment_key().and_then(|key| self.worker.fragment_lookup(&key, now));
         let key = first.and_then(|flow| match flow.direction() {
             Direction::Forward => self.worker.original_key(flow),

@@ -17,7 +17,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use flowtable::{FlowHash, FlowKey, FlowWorker, WorkerIndexError};
+use flowtable::{FlowHash, FlowKey, FlowWorker, Ticks, WorkerIndexError};
 
 use crate::{
     burst::{BURST_PACKETS_MAX, Burst},
@@ -95,6 +95,8 @@ pub(crate) struct Pass<'a> {
     /// The port that the burst came in on.
     pub(crate) ingress: &'a PortEntry,
     pub(crate) now: Now,
+    /// The same moment, in the flow table's ticks.
+    pub(crate) ticks: Ticks,
     pub(crate) pool: &'a mut FramePool,
     pub(crate) outbox: &'a mut Outbox,
     pub(crate) stats: &'a WorkerStats,
@@ -169,8 +171,20 @@ impl Process for Pipeline {
             return;
         };
         let into_tunnel = TunnelRun::default();
-        let mut pass =
-            Pass { snapshot, flows, worker, ingress, now, pool, outbox, stats, own, into_tunnel };
+        let ticks = now.ticks();
+        let mut pass = Pass {
+            snapshot,
+            flows,
+            worker,
+            ingress,
+            now,
+            ticks,
+            pool,
+            outbox,
+            stats,
+            own,
+            into_tunnel,
+        };
         let packets = burst.len() as u64;
         pass.parse(burst, scratch);
         stats.end_stage(Stage::Parse, packets);

@@ -94,7 +94,7 @@ impl Pass<'_> {
         let opened = self.try_open(&packet, headers, hash);
         if let Ok(Opened::Flow(flow) | Opened::Outdated(flow)) = opened {
             // The packet is the first of the new connection.
-            let _ = self.worker.record(flow, &headers.facts(), self.now.ticks());
+            let _ = self.worker.record(flow, &headers.facts(), self.ticks);
             self.note_fragment(headers, flow);
         }
         match opened {
@@ -130,7 +130,7 @@ impl Pass<'_> {
             version: self.config_view().version,
             scopes: decision.scopes,
             facts: &headers.facts(),
-            now: self.now.ticks(),
+            now: self.ticks,
         });
         match outcome {
             InsertOutcome::Inserted(flow) | InsertOutcome::Adopted(flow) => Ok(Opened::Flow(flow)),
@@ -236,7 +236,7 @@ impl Pass<'_> {
             Revalidation::Revalidated(flow) | Revalidation::Newer(flow) => flow,
             Revalidation::Gone | Revalidation::Deferred => flow,
         };
-        let recorded = self.worker.record(flow, &headers.facts(), self.now.ticks());
+        let recorded = self.worker.record(flow, &headers.facts(), self.ticks);
         if let Some(flowtable::Verdict::Invalid(reason)) = recorded.map(|recorded| recorded.verdict)
         {
             return self.drop_packet(packet, DropReason::FlowInvalid, Detail::Invalid { reason });

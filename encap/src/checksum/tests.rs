@@ -174,6 +174,15 @@ proptest! {
     }
 
     #[test]
+    fn words_add_up_in_one_go_as_one_by_one(start: u16, words: [u16; 16]) {
+        let one_by_one =
+            words.iter().fold(Sum::of_u16(start), |sum, &word| sum.add(Sum::of_u16(word)));
+        prop_assert_eq!(Sum::of_u16(start).add_words(words), one_by_one);
+        let most = [u16::MAX; 16];
+        prop_assert_eq!(Sum::of_u16(start).add_words(most), Sum::of_u16(start).add(Sum::of_u16(u16::MAX)));
+    }
+
+    #[test]
     fn ipv4_pseudo_headers_equal_the_sum_of_their_bytes(
         source: [u8; 4], destination: [u8; 4], protocol: u8, length: u16,
     ) {

@@ -152,9 +152,30 @@ pub struct EncapTemplate {
     /// zero.
     udp_sum: Sum,
     has_udp_checksum: bool,
-    dscp: DscpModel,
-    ecn: EcnMode,
+    class: OuterClass,
     outer_df: OuterDf,
+}
+
+/// How the outer traffic class is made of the inner one, for the DSCP and ECN fields at once.
+#[derive(Clone, Copy, Debug)]
+struct OuterClass {
+    /// Bits that are as the inner packet has them.
+    kept: u8,
+    /// The others.
+    set: u8,
+}
+
+impl OuterClass {
+    const fn new(dscp: DscpModel, ecn: EcnMode) -> Self {
+        let set = encapsulate(TrafficClass(0), dscp, ecn).0;
+        let all = encapsulate(TrafficClass(u8::MAX), dscp, ecn).0;
+        Self { kept: all ^ set, set }
+    }
+
+    #[inline]
+    const fn of(self, inner: TrafficClass) -> TrafficClass {
+        TrafficClass((inner.0 & self.kept) | self.set)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -208,8 +229,7 @@ impl EncapTemplate {
             headers,
             udp_sum: pseudo_header.add(Sum::of(&udp)).add(Sum::of(&vxlan)),
             has_udp_checksum,
-            dscp: settings.dscp,
-            ecn: settings.ecn,
+            class: OuterClass::new(settings.dscp, settings.ecn),
             outer_df: settings.outer_df,
         }
     }
@@ -251,14 +271,15 @@ impl EncapTemplate {
     ///
     /// Fails, and writes nothing, if the headroom is shorter than [`Self::overhead`], or if the
     /// inner frame makes the outer packet longer than 65,535 bytes.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call hands over as much as is written")]
     pub fn write(
         &self,
         headroom: &mut [u8],
         packet: &EncapPacket,
         frame_sum: impl FnOnce() -> Sum,
     ) -> Result<(), EncapError> {
-        let class = encapsulate(packet.traffic_class, self.dscp, self.ecn);
+        let class = self.class.of(packet.traffic_class);
         let port = entropy_port(packet.flow_hash);
         let actual = headroom.len();
         match &self.headers {
@@ -270,12 +291,8 @@ impl EncapTemplate {
                 let (flags, identification) = self.ipv4_fragmentation(packet);
                 // Cannot wrap: the frame's length has been held against the limit.
                 let total_length = udp_length.wrapping_add(20);
-                let checksum = header_sum
-                    .add(Sum::of_u16(u16::from(class.0)))
-                    .add(Sum::of_u16(total_length))
-                    .add(Sum::of_u16(identification))
-                    .add(Sum::of_u16(flags))
-                    .checksum();
+                let words = [u16::from(class.0), total_length, identification, flags];
+                let checksum = header_sum.add_words(words).checksum();
                 *out = *bytes;
                 out[15] = class.0;
                 put_u16::<16, _>(out, total_length);

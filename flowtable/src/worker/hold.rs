@@ -16,7 +16,7 @@ pub struct Held<'a, A> {
     pub action: A,
     core: &'a WorkerCore,
     own: &'a DirectionState,
-    flow: FlowRef,
+    flow: &'a FlowRef,
 }
 
 impl<A> Held<'_, A> {
@@ -25,14 +25,21 @@ impl<A> Held<'_, A> {
     #[inline]
     #[must_use]
     pub fn record(&self, facts: &PacketFacts, now: Ticks) -> Option<Verdict> {
-        self.core.record_held(self.flow, self.own, facts, now)
+        self.core.record_held(*self.flow, self.own, facts, now)
+    }
+
+    /// The same for a datagram of `bytes` bytes, with nothing to be told about it but that.
+    #[inline]
+    #[must_use]
+    pub fn record_datagram(&self, bytes: u32, now: Ticks) -> Option<Verdict> {
+        self.core.record_held_datagram(self.flow, self.own, bytes, now)
     }
 }
 
 impl<A: Action> FlowWorker<A> {
     /// What to do with a packet of a flow, before it is recorded; `None` if the flow has ended.
     #[inline]
-    pub fn hold(&mut self, flow: FlowRef) -> Option<Held<'_, A>> {
+    pub fn hold<'a>(&'a mut self, flow: &'a FlowRef) -> Option<Held<'a, A>> {
         self.core.wake();
         let core = &self.core;
         let action = from_words(core.living_action(flow)?.load());

@@ -8,6 +8,7 @@ use crate::{
     facts::{PacketFacts, Ticks, TransportFacts},
     hash::FlowHash,
     key::{Family, FlowKey},
+    ordering::judge_before_restamp,
     scopes::{ConfigView, is_newer},
     store::{BURST_KEYS_MAX, Candidates, Found, MISSED, NO_CANDIDATES, Store},
     sync::{Acquire, fence},
@@ -51,21 +52,21 @@ struct Exceptions {
 }
 
 impl WorkerCore {
-    /// Looks keys up, whose first buckets were asked for if `is_prefetched`.
-    pub(super) fn lookup_burst(
+    /// Looks keys up; tells how many were missed. If they are of `PACKETS`, their first buckets were
+    /// asked for, and what recording the packets reads is asked for here.
+    pub(super) fn lookup_burst<const PACKETS: bool>(
         &mut self,
         keys: &[FlowKey],
         hashes: &[FlowHash],
         config: ConfigView<'_>,
         out: &mut [Lookup],
-        is_prefetched: bool,
-    ) {
+    ) -> u64 {
         self.wake();
         let mut exceptions = Exceptions::default();
         let mut looked_up = 0usize;
         let bursts = keys.chunks(BURST_KEYS_MAX).zip(hashes.chunks(BURST_KEYS_MAX));
         for ((keys, hashes), out) in bursts.zip(out.chunks_mut(BURST_KEYS_MAX)) {
-            if !is_prefetched {
+            if !PACKETS {
                 self.store.prefetch_first_buckets(hashes);
             }
             let mut candidates = NO_CANDIDATES;
@@ -73,10 +74,10 @@ impl WorkerCore {
             let count = keys.len().min(hashes.len()).min(out.len());
             looked_up = looked_up.wrapping_add(count);
             let burst = Burst { store: &self.store, keys, hashes, config };
-            burst.settle(&candidates, out, &mut exceptions);
+            burst.settle::<PACKETS>(&candidates, out, &mut exceptions);
         }
+        let Exceptions { misses, restamped, stale } = exceptions;
         if let Some(counters) = self.counters() {
-            let Exceptions { misses, restamped, stale } = exceptions;
             counters.hits.add((looked_up as u64).wrapping_sub(misses).wrapping_sub(stale));
             counters.misses.add(misses);
             if restamped | stale != 0 {
@@ -84,14 +85,7 @@ impl WorkerCore {
                 counters.stale.add(stale);
             }
         }
-    }
-
-    pub(super) fn prefetch_states(&self, found: &[Lookup]) {
-        for found in found {
-            if let Lookup::Hit(flow) | Lookup::Stale(flow) = found {
-                self.store.prefetch_states(flow.owner, flow.direction());
-            }
-        }
+        misses
     }
 
     /// Records a packet if it is what most are: none that opens or closes a connection. `None` leaves
@@ -124,6 +118,23 @@ impl WorkerCore {
         let verdict = self.judge_commonly(flow, own, facts)?;
         own.see(now);
         if own.count(facts.bytes) {
+            self.answer(&flow);
+        }
+        Some(verdict)
+    }
+
+    /// The same for a datagram.
+    #[inline]
+    pub(super) fn record_held_datagram(
+        &self,
+        flow: &FlowRef,
+        own: &DirectionState,
+        bytes: u32,
+        now: Ticks,
+    ) -> Option<Verdict> {
+        let verdict = tracking::datagram_commonly(own, flow.direction(), flow.owner.protocol())?;
+        own.see(now);
+        if own.count(bytes) {
             self.answer(flow);
         }
         Some(verdict)
@@ -132,7 +143,7 @@ impl WorkerCore {
     /// Notes in the other direction's state that this one has packets.
     #[cold]
     #[inline(never)]
-    fn answer(&self, flow: FlowRef) {
+    fn answer(&self, flow: &FlowRef) {
         if let Some(sides) = self.store.sides(flow.owner, flow.direction()) {
             sides.answer();
         }
@@ -166,7 +177,7 @@ impl WorkerCore {
         now: Ticks,
     ) -> Option<([u64; ACTION_WORDS], Verdict)> {
         self.wake();
-        let action = self.living_action(flow)?;
+        let action = self.living_action(&flow)?;
         let sides = self.store.sides(flow.owner, flow.direction())?;
         match tracking::advance(sides, facts, &self.store.tracking) {
             Tracked::Valid { verdict, refreshes } => {
@@ -203,22 +214,22 @@ impl WorkerCore {
     #[inline]
     pub(super) fn action(&mut self, flow: FlowRef) -> Option<[u64; 4]> {
         self.wake();
-        self.living_action(flow).map(ActionWords::load)
+        self.living_action(&flow).map(ActionWords::load)
     }
 
     /// Where the action of a flow lies, if the flow lives.
     #[inline]
-    pub(super) fn living_action(&self, flow: FlowRef) -> Option<ActionWords<'_>> {
+    pub(super) fn living_action(&self, flow: &FlowRef) -> Option<ActionWords<'_>> {
         self.store.entries.action_of(flow.entry, flow.owner).or_else(|| self.current_action(flow))
     }
 
     /// The action of a flow whose entry was replaced since it was found, if the flow lives.
     #[cold]
     #[inline(never)]
-    fn current_action(&self, flow: FlowRef) -> Option<ActionWords<'_>> {
+    fn current_action(&self, flow: &FlowRef) -> Option<ActionWords<'_>> {
         // Who found an entry ended finds here what took its place (claim 9).
         fence(Acquire);
-        let life = self.life(flow)?;
+        let life = self.life(*flow)?;
         self.store.entries.action_of(life.entry.with(flow.direction()), flow.owner)
     }
 
@@ -239,12 +250,17 @@ struct Burst<'a> {
 
 impl<'a> Burst<'a> {
     /// Compares the keys with those of their entries. A burst is mostly of one family.
-    fn settle(&self, candidates: &Candidates, out: &mut [Lookup], exceptions: &mut Exceptions) {
+    fn settle<const PACKETS: bool>(
+        &self,
+        candidates: &Candidates,
+        out: &mut [Lookup],
+        exceptions: &mut Exceptions,
+    ) {
         match self.keys.first().map(FlowKey::family) {
             Some(Family::V6) => {
-                self.settle_mostly(Slabs::stamp_of_v6, candidates, out, exceptions);
+                self.settle_mostly::<PACKETS>(Slabs::stamp_of_v6, candidates, out, exceptions);
             }
-            _ => self.settle_mostly(Slabs::stamp_of_v4, candidates, out, exceptions),
+            _ => self.settle_mostly::<PACKETS>(Slabs::stamp_of_v4, candidates, out, exceptions),
         }
     }
 
@@ -252,7 +268,7 @@ impl<'a> Burst<'a> {
     ///
     /// A function of its own, so that what the loop uses has registers.
     #[inline(never)]
-    fn settle_mostly(
+    fn settle_mostly<const PACKETS: bool>(
         &self,
         stamp_of: impl Fn(Slabs<'a>, EntryIndex, &FlowKey) -> Option<Stamp>,
         candidates: &Candidates,
@@ -267,27 +283,31 @@ impl<'a> Burst<'a> {
             match stamp_of(slabs, entry, key) {
                 Some(stamp) if stamp.version == version => {
                     *out = Lookup::Hit(FlowRef { entry, owner: stamp.owner });
+                    if PACKETS {
+                        self.store.prefetch_states(stamp.owner, entry.direction());
+                    }
                 }
                 None if candidate == MISSED => {
                     *out = Lookup::Miss;
                     exceptions.misses = exceptions.misses.wrapping_add(1);
                 }
-                _ => self.settle_one(at, entry, out, exceptions),
+                Some(stamp) => {
+                    *out = self.settle_old(Found { index: entry, stamp }, exceptions);
+                    if PACKETS {
+                        self.store.prefetch_states(stamp.owner, entry.direction());
+                    }
+                }
+                None => *out = self.settle_one(at, entry, exceptions),
             }
         }
     }
 
-    /// What is left: a key of the other family, one to be looked up by itself, and an entry of
-    /// another version than the configuration's, which is right under that too, or stale.
+    /// What is left: a key of the other family, or one to be looked up by itself.
     #[inline(never)]
-    fn settle_one(
-        &self,
-        at: usize,
-        index: EntryIndex,
-        out: &mut Lookup,
-        exceptions: &mut Exceptions,
-    ) {
-        let (Some(key), Some(&hash)) = (self.keys.get(at), self.hashes.get(at)) else { return };
+    fn settle_one(&self, at: usize, index: EntryIndex, exceptions: &mut Exceptions) -> Lookup {
+        let (Some(key), Some(&hash)) = (self.keys.get(at), self.hashes.get(at)) else {
+            return Lookup::Miss;
+        };
         let store = self.store;
         let found = store
             .entries
@@ -295,23 +315,31 @@ impl<'a> Burst<'a> {
             .stamp_of(index, key)
             .map(|stamp| Found { index, stamp })
             .or_else(|| store.probe(key, hash));
-        let entry = found.and_then(|found| Some((found, store.entries.at(found.index)?)));
-        let Some((Found { index, stamp }, entry)) = entry else {
-            exceptions.misses = exceptions.misses.wrapping_add(1);
-            *out = Lookup::Miss;
-            return;
-        };
-        let flow = FlowRef { entry: index, owner: stamp.owner };
+        match found {
+            Some(found) if found.stamp.version == self.config.version => Lookup::Hit(found.flow()),
+            Some(found) => self.settle_old(found, exceptions),
+            None => {
+                exceptions.misses = exceptions.misses.wrapping_add(1);
+                Lookup::Miss
+            }
+        }
+    }
+
+    /// An entry of another version than the configuration's, which is right under that too, or
+    /// stale.
+    #[inline(never)]
+    fn settle_old(&self, found: Found, exceptions: &mut Exceptions) -> Lookup {
+        let Found { index, stamp } = found;
+        let Some(entry) = self.store.entries.at(index) else { return Lookup::Miss };
         // One that is newer was judged by another worker, whose configuration is ahead.
-        *out = if !is_newer(self.config.version, stamp.version) {
-            Lookup::Hit(flow)
-        } else if self.config.touched_since(entry.scopes(), stamp.version) {
-            exceptions.stale = exceptions.stale.wrapping_add(1);
-            Lookup::Stale(flow)
-        } else {
+        if is_newer(self.config.version, stamp.version) {
+            if judge_before_restamp() && self.config.touched_since(entry.scopes(), stamp.version) {
+                exceptions.stale = exceptions.stale.wrapping_add(1);
+                return Lookup::Stale(found.flow());
+            }
             entry.restamp(stamp, self.config.version);
             exceptions.restamped = exceptions.restamped.wrapping_add(1);
-            Lookup::Hit(flow)
-        };
+        }
+        Lookup::Hit(found.flow())
     }
 }

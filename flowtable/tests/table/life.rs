@@ -73,14 +73,14 @@ fn a_packet_of_a_held_flow_is_recorded_like_any_other() {
         };
         let flows = [forward, forward, reply, forward, reply];
         let verdicts = flows.map(|flow| {
-            let held = worker.hold(flow).unwrap();
+            let held = worker.hold(&flow).unwrap();
             assert_eq!(held.action, actions(1)[usize::from(flow == reply)]);
             held.record(&DATAGRAM, 5).unwrap()
         });
         let (new, established) = (Verdict::New, Verdict::Established);
         assert_eq!(verdicts, [new, new, established, established, established]);
         worker.remove(forward);
-        assert!(worker.hold(reply).is_none());
+        assert!(worker.hold(&reply).is_none());
     }
 }
 

@@ -88,10 +88,9 @@ fn visit(
             let key = udp((first + u32::try_from(at).unwrap()) % connections);
             if at % 2 == 0 { key } else { key.reversed() }
         });
-        let hashes: [FlowHash; BURST] = keys.each_ref().map(|key| table.hash(key));
+        let hashes: [FlowHash; BURST] = keys.each_ref().map(|key| table.hash_ahead(key));
         let mut found = [Lookup::Miss; BURST];
-        worker.lookup_burst(&keys, &hashes, config, &mut found);
-        worker.prefetch_states(&found);
+        worker.lookup_prefetched_burst(&keys, &hashes, config, &mut found);
         for found in found {
             let Lookup::Hit(flow) = found else {
                 missing += 1;
