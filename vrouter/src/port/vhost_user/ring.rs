@@ -66,14 +66,16 @@ impl RingPosition {
 
     /// From the number of `VHOST_USER_SET_VRING_BASE`: for a packed ring 15 bits of index and one
     /// of wrap counter for what is available (low half), and again for what is used (high half).
-    /// What is used counts: all between the two is yet to be done.
+    /// What is used counts: all between the two is yet to be done. DPDK leaves the high half empty
+    /// and means the same place by it.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "halves of a word are meant")]
     pub const fn from_base(format: RingFormat, base: u32) -> Self {
         match format {
             RingFormat::Split => Self::Split(base as u16),
             RingFormat::Packed => {
-                let used = (base >> 16) as u16;
+                let high = (base >> 16) as u16;
+                let used = if high == 0 { base as u16 } else { high };
                 Self::Packed(PackedIndex { index: used & 0x7fff, wrap: used & 0x8000 != 0 })
             }
         }
