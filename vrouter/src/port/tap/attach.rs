@@ -16,12 +16,10 @@ use std::{
     },
 };
 
-use crate::packet::Offloads;
+use crate::{packet::Offloads, virtio_net::VirtioNetHeader};
 
 /// Where the kernel lets TAP devices be opened.
 const DEVICE: &str = "/dev/net/tun";
-/// Bytes of the virtio-net header before each frame, with the number of buffers as in `VirtIO` 1.x.
-pub(super) const HEADER_BYTES: usize = 12;
 
 /// Opens the way to TAP devices, those of the calling thread's network namespace.
 pub(super) fn open() -> io::Result<File> {
@@ -56,11 +54,11 @@ pub(super) fn attach(file: File, interface: &str, is_multi_queue: bool) -> io::R
 /// Agrees with the device on the header before each frame, and on what either side leaves to the
 /// other; returns what the device takes.
 pub(super) fn agree(queue: &OwnedFd) -> io::Result<Offloads> {
-    set(queue, libc::TUNSETVNETHDRSZ, c_int::try_from(HEADER_BYTES).unwrap_or(0))?;
+    set(queue, libc::TUNSETVNETHDRSZ, c_int::try_from(VirtioNetHeader::LEN).unwrap_or(0))?;
     // VirtIO 1.x is little-endian on every machine.
     set(queue, libc::TUNSETVNETLE, 1)?;
-    offload(queue, 0)?;
-    Ok(Offloads::NONE)
+    offload(queue, libc::TUN_F_CSUM)?;
+    Ok(Offloads { checksum: true, ..Offloads::NONE })
 }
 
 fn set(queue: &OwnedFd, command: libc::Ioctl, value: c_int) -> io::Result<()> {

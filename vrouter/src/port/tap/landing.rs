@@ -14,11 +14,11 @@ use std::{io::IoSliceMut, os::fd::BorrowedFd};
 use arrayvec::ArrayVec;
 use rustix::io::Errno;
 
-use super::attach::HEADER_BYTES;
 use crate::{
     memory::{Frame, FramePool, HEADROOM_BYTES, Segment},
     packet::Packet,
     port::PortRef,
+    virtio_net::VirtioNetHeader,
 };
 
 /// The largest frame: an IP packet of 64 KiB behind an Ethernet header with an 802.1Q tag.
@@ -34,7 +34,7 @@ const SMALL_FRAMES_MIN: u32 = 64;
 #[derive(Debug)]
 pub(super) enum Landed {
     /// A packet, and the virtio-net header before it.
-    Packet(Packet, [u8; HEADER_BYTES]),
+    Packet(Packet, [u8; VirtioNetHeader::LEN]),
     /// A frame of so many bytes for which there was no packet memory.
     Lost {
         /// Bytes of the frame.
@@ -76,7 +76,7 @@ impl Landing {
         port: PortRef,
     ) -> Result<Landed, Errno> {
         self.prepare(pool);
-        let mut header = [0; HEADER_BYTES];
+        let mut header = [0; VirtioNetHeader::LEN];
         let bytes = {
             let mut parts: ArrayVec<IoSliceMut<'_>, { FRAMES_LARGE + 2 }> = ArrayVec::new();
             parts.push(IoSliceMut::new(&mut header));
@@ -90,7 +90,7 @@ impl Landing {
             rustix::io::readv(device, &mut parts)?
         };
         // The kernel writes no frame without its header.
-        let bytes = bytes.saturating_sub(HEADER_BYTES).min(FRAME_BYTES_MAX);
+        let bytes = bytes.saturating_sub(VirtioNetHeader::LEN).min(FRAME_BYTES_MAX);
         Ok(match self.assemble(bytes, pool, port) {
             Some(packet) => Landed::Packet(packet, header),
             None => Landed::Lost { bytes: u32::try_from(bytes).unwrap_or(u32::MAX) },

@@ -15,10 +15,7 @@ use std::{
 use arrayvec::ArrayVec;
 use rustix::io::Errno;
 
-use super::{
-    attach::HEADER_BYTES,
-    landing::{Landed, Landing},
-};
+use super::landing::{Landed, Landing};
 use crate::{
     burst::{BURST_PACKETS_MAX, Burst},
     drops::DropReason,
@@ -26,6 +23,7 @@ use crate::{
     packet::{Offloads, Packet},
     port::{PeerGone, PortQueue, PortRef},
     stats::{SentTally, WorkerStats},
+    virtio_net::{VirtioNetHeader, VirtioNetView},
     worker::BURSTS_PER_POLL_MAX,
 };
 
@@ -79,7 +77,7 @@ impl TapQueue {
     }
 
     /// Takes a frame that was read.
-    fn land(&mut self, landed: Landed, stats: &WorkerStats) -> u32 {
+    fn land(&mut self, landed: Landed, pool: &mut FramePool, stats: &WorkerStats) -> u32 {
         let dropped = |reason, bytes: u32| {
             stats.rx(self.port, 1, bytes.into());
             stats.dropped(self.port, reason, 1);
@@ -87,10 +85,18 @@ impl TapQueue {
         };
         match landed {
             Landed::Lost { bytes } => dropped(DropReason::MemoryExhausted, bytes),
-            Landed::Packet(packet, _header) => {
+            Landed::Packet(mut packet, header) => {
                 let bytes = packet.total_bytes();
-                self.received.push(packet);
-                bytes
+                match note_offload(&mut packet, &header, pool) {
+                    Ok(()) => {
+                        self.received.push(packet);
+                        bytes
+                    }
+                    Err(reason) => {
+                        pool.free_packet(packet);
+                        dropped(reason, bytes)
+                    }
+                }
             }
         }
     }
@@ -118,7 +124,7 @@ impl PortQueue for TapQueue {
             match self.landing.read(self.device.as_fd(), pool, self.port) {
                 Ok(landed) => {
                     self.vain_readings = 0;
-                    bytes = bytes.saturating_add(self.land(landed, stats));
+                    bytes = bytes.saturating_add(self.land(landed, pool, stats));
                 }
                 Err(error) => return self.note_error(error, pool),
             }
@@ -155,9 +161,9 @@ impl PortQueue for TapQueue {
 
     fn flush(&mut self, pool: &mut FramePool, stats: &WorkerStats) -> Result<(), PeerGone> {
         let mut sent = SentTally::new(self.port, stats);
-        for packet in self.unsent.drain(..) {
+        for mut packet in self.unsent.drain(..) {
             let ingress = packet.ingress;
-            match write(self.device.as_fd(), &packet, pool) {
+            match write(self.device.as_fd(), &mut packet, pool) {
                 Ok(()) => sent.add(ingress, packet.total_bytes()),
                 Err(error) => {
                     self.is_gone |= is_end(error);
@@ -193,13 +199,25 @@ impl PortQueue for TapQueue {
     }
 }
 
+/// Notes what the header says is left to do to a packet.
+fn note_offload(
+    packet: &mut Packet,
+    header: &[u8; VirtioNetHeader::LEN],
+    pool: &FramePool,
+) -> Result<(), DropReason> {
+    match VirtioNetView::parse(header) {
+        Some(header) if !header.is_plain() => header.header().apply(packet, pool.region()),
+        _ => Ok(()),
+    }
+}
+
 /// Gives one frame to the device.
-fn write(device: BorrowedFd<'_>, packet: &Packet, pool: &FramePool) -> Result<(), Errno> {
-    let header = [0_u8; HEADER_BYTES];
+fn write(device: BorrowedFd<'_>, packet: &mut Packet, pool: &FramePool) -> Result<(), Errno> {
+    let header = VirtioNetHeader::of(packet, pool.region()).to_bytes();
     let mut parts: ArrayVec<IoSlice<'_>, { SEGMENTS_MAX + 1 }> = ArrayVec::new();
     parts.push(IoSlice::new(&header));
     for bytes in packet.segments(pool.region()) {
-        // More segments than there is room for were refused by `tx_burst`.
+        // A packet of more segments cannot be sent.
         parts.try_push(IoSlice::new(bytes)).map_err(|_| Errno::INVAL)?;
     }
     rustix::io::writev(device, &parts).map(drop)
