@@ -6,13 +6,16 @@
 //!      → ready
 //! DEL: marked → engine's port closed → pair removed → (IPAM plugin) → record + address forgotten
 //! ```
+//!
+//! Instead of a pair it may be a TAP device in the pod, or a folder where the engine makes a
+//! vhost-user socket; then there is no pod's end.
 
 use std::{net::IpAddr, path::Path, time::Duration};
 
 use control_api::limits;
 
 use crate::{
-    attachment::{Attachment, AttachmentKey, Phase},
+    attachment::{Attachment, AttachmentKey, Means, Phase},
     cluster::Node,
     cni::{
         Caller, CniError,
@@ -20,12 +23,14 @@ use crate::{
     },
     compile::gateways,
     daemon::Daemon,
+    desired::VETH_QUEUES,
     fault,
-    link::{self, End, Stack},
+    link::{self, End, NetlinkError, Stack},
     mac::MacAddress,
     netns::{NetnsError, NetworkNamespace},
     pod_network::PodNetwork,
     store::{BeginError, StoreError},
+    tap::{self, Tap},
 };
 
 /// How long ADD waits for a connection to the engine: longer than a restart of it takes.
@@ -138,6 +143,7 @@ impl Daemon {
         let netns = NetworkNamespace::open(Path::new(&found.netns));
         // The file that it was mounted on may outlive it.
         let is_gone = matches!(netns, Err(NetnsError::Gone { .. } | NetnsError::Foreign { .. }));
+        // Only a pair has an end that outlives the namespace.
         let link = link::find(&self.netlink, &found.host_interface).await?;
         Ok(is_gone && (link.is_none() || found.phase == Phase::Ready))
     }
@@ -153,9 +159,21 @@ impl Daemon {
             attachment = self.ask_delegate(attachment, caller).await?;
         }
         fault::place("add-given");
-        self.make_interfaces(&attachment, netns).await?;
-        let pod = pod_network(&attachment, node);
-        let defaults = netns.run(async move |handle| pod.configure(&handle).await).await??;
+        let defaults = match &attachment.means {
+            Means::Veth => {
+                self.make_pair(&attachment, netns).await?;
+                configure(&attachment, netns, node).await?
+            }
+            Means::Tap => {
+                self.make_tap(&attachment, netns).await?;
+                configure(&attachment, netns, node).await?
+            }
+            Means::VhostUser(socket) => {
+                socket.prepare()?;
+                // Whoever serves the socket sets its own addresses and routes, by the result.
+                pod_network(&attachment, node).used_gateways().collect()
+            }
+        };
         fault::place("add-configured");
         let revision = self.desired.open(&attachment)?;
         fault::place("add-published");
@@ -193,7 +211,28 @@ impl Daemon {
         Ok(attachment)
     }
 
-    async fn make_interfaces(
+    /// Makes the TAP device in the pod's namespace: there it is seen by nobody else.
+    async fn make_tap(
+        &self,
+        attachment: &Attachment,
+        netns: &NetworkNamespace,
+    ) -> Result<(), CniError> {
+        let (name, mac) = (attachment.key.ifname.clone(), attachment.mac);
+        let mtu_bytes = attachment.mtu_bytes;
+        let alias = attachment.alias(self.config.node_name.as_str());
+        let made = netns
+            .run(async move |handle| {
+                let end = End { name: &name, mac, netns_fd: None, stack: Stack::Full };
+                tap::make(&handle, &Tap { end, mtu_bytes, alias: &alias }).await
+            })
+            .await?;
+        made.map_err(|error| exists_or(error, attachment))?;
+        fault::place("add-paired");
+        fault::place("add-up");
+        Ok(())
+    }
+
+    async fn make_pair(
         &self,
         attachment: &Attachment,
         netns: &NetworkNamespace,
@@ -214,15 +253,9 @@ impl Daemon {
         if link::find(&self.netlink, host.name).await?.is_some() {
             return Err(CniError::HostInterfaceExists { interface: host.name.to_owned() });
         }
-        let queues = self.config.pod_queues;
+        let queues = self.config.pod_queues.unwrap_or(VETH_QUEUES);
         let made = link::make_pair(&self.netlink, [&host, &pod], attachment.mtu_bytes, queues);
-        made.await.map_err(|error| {
-            if error.is_exists() {
-                CniError::InterfaceExists { ifname: attachment.key.ifname.clone() }
-            } else {
-                error.into()
-            }
-        })?;
+        made.await.map_err(|error| exists_or(error, attachment))?;
         fault::place("add-paired");
         let alias = attachment.alias(self.config.node_name.as_str());
         link::bring_up(&self.netlink, &host, &alias).await?;
@@ -261,7 +294,11 @@ impl Daemon {
             }
         }
         fault::place("del-closed");
-        self.remove_interface(key, &attachment.host_interface).await?;
+        match &attachment.means {
+            Means::Veth => self.remove_interface(key, &attachment.host_interface).await?,
+            Means::Tap => remove_tap(&attachment).await?,
+            Means::VhostUser(socket) => socket.remove()?,
+        }
         fault::place("del-removed");
         if let Some(delegate) = &attachment.delegate {
             let call = Call { delegate, key: Some(key), netns: &attachment.netns };
@@ -299,6 +336,40 @@ impl Daemon {
         self.remove_interface(key, &key.host_interface()).await?;
         let owned = key.clone();
         Ok(self.with_store(move |store| store.remove(&owned)).await?)
+    }
+}
+
+/// Gives the pod's interface its addresses and routes; returns the gateways that are its defaults.
+async fn configure(
+    attachment: &Attachment,
+    netns: &NetworkNamespace,
+    node: &Node,
+) -> Result<Vec<IpAddr>, CniError> {
+    let pod = pod_network(attachment, node);
+    Ok(netns.run(async move |handle| pod.configure(&handle).await).await??)
+}
+
+/// Removes an attachment's TAP device; one of that name that is not the attachment's stays, and one
+/// whose namespace has ended is gone.
+async fn remove_tap(attachment: &Attachment) -> Result<(), CniError> {
+    let netns = match NetworkNamespace::open(Path::new(&attachment.netns)) {
+        Err(NetnsError::Gone { .. } | NetnsError::Foreign { .. }) => return Ok(()),
+        opened => opened?,
+    };
+    let key = attachment.key.clone();
+    let removed = netns.run(async move |handle| match link::find(&handle, &key.ifname).await? {
+        Some(found) if key.owns(&found) => link::remove(&handle, &key.ifname).await,
+        _ => Ok(()),
+    });
+    Ok(removed.await??)
+}
+
+/// The kernel's refusal to make the pod's interface.
+fn exists_or(error: NetlinkError, attachment: &Attachment) -> CniError {
+    if error.is_exists() {
+        CniError::InterfaceExists { ifname: attachment.key.ifname.clone() }
+    } else {
+        error.into()
     }
 }
 

@@ -5,7 +5,9 @@ use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{link::Link, mac::MacAddress, names::PodName};
+use crate::{
+    link::Link, mac::MacAddress, names::PodName, port_type::PortType, vhost_socket::VhostSocket,
+};
 
 /// Names of host-side interfaces begin so. What follows is a hash: 15 bytes in all, the kernel's
 /// limit for a name.
@@ -54,10 +56,47 @@ pub struct Attachment {
     pub mac: Option<MacAddress>,
     /// The MTU of its end, in bytes.
     pub mtu_bytes: u32,
-    /// The name of the interface on the node's side.
+    /// The name of the interface on the node's side, if it has one.
     pub host_interface: String,
+    /// What it is attached by. Records from before there was a choice are of veth pairs.
+    #[serde(default)]
+    pub means: Means,
     /// The IPAM plugin that gave the addresses, if it was not us.
     pub delegate: Option<Delegate>,
+}
+
+/// What attaches a container: what [`PortType`] says, and what has to be remembered of it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Means {
+    /// A veth pair.
+    #[default]
+    Veth,
+    /// A TAP device in the container.
+    Tap,
+    /// A vhost-user socket; no interface of the kernel.
+    VhostUser(VhostSocket),
+}
+
+impl Means {
+    /// Its type.
+    #[must_use]
+    pub fn port_type(&self) -> PortType {
+        match self {
+            Self::Veth => PortType::Veth,
+            Self::Tap => PortType::Tap,
+            Self::VhostUser(_) => PortType::VhostUser,
+        }
+    }
+
+    /// The socket, if it is one.
+    #[must_use]
+    pub fn socket(&self) -> Option<&VhostSocket> {
+        match self {
+            Self::VhostUser(socket) => Some(socket),
+            Self::Veth | Self::Tap => None,
+        }
+    }
 }
 
 /// How to reach the IPAM plugin again when the addresses are to be given back.
@@ -85,7 +124,7 @@ impl AttachmentKey {
             Some(alias) => alias
                 .strip_prefix(ALIAS_PREFIX)
                 .is_some_and(|rest| rest.ends_with(&format!(":{self}"))),
-            None => link.is_veth && !link.is_up,
+            None => (link.is_veth() || link.is_tap()) && !link.is_up,
         }
     }
 

@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
 };
 
 use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::apis::meta::v1::ObjectMeta};
@@ -16,7 +17,9 @@ use crate::{
     cluster::flannel::KernelPeer,
     manifests::{Manifest, Place, Sourced},
     names::{NodeName, PodName},
+    port_type::PORT_TYPE_ANNOTATION,
     range::{ParseRangeError, PodRange},
+    vhost_socket::SHARED_VOLUME,
 };
 
 pub mod flannel;
@@ -63,6 +66,10 @@ pub struct Pod {
     pub host_network: bool,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// What it wants to be attached by, as its annotation says; not checked.
+    pub port_type: Option<String>,
+    /// Where its volume for sockets is on the node, if it is a folder of the node's.
+    pub shared_dir: Option<PathBuf>,
 }
 
 /// How many objects are read and kept, but not acted upon by this version.
@@ -312,7 +319,15 @@ impl Building {
             }
         }
         let labels = pod.metadata.labels.clone().unwrap_or_default();
-        let pod = Pod { name: pod_name.clone(), node, addresses, host_network, labels };
+        let annotations = pod.metadata.annotations.as_ref();
+        let port_type = annotations.and_then(|found| found.get(PORT_TYPE_ANNOTATION)).cloned();
+        let volumes = spec.and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+        let shared = volumes.iter().find(|volume| volume.name == SHARED_VOLUME);
+        let shared_dir = shared
+            .and_then(|volume| volume.host_path.as_ref())
+            .map(|host_path| PathBuf::from(&host_path.path));
+        let name = pod_name.clone();
+        let pod = Pod { name, node, addresses, host_network, labels, port_type, shared_dir };
         self.cluster.pods.insert(pod_name, pod);
         Ok(())
     }

@@ -24,6 +24,7 @@ use crate::{
     pod_network::Mismatch,
     store::{BeginError, StoreError},
     sync::WaitError,
+    vhost_socket::VhostSocketError,
 };
 
 /// The versions of the specification that are spoken.
@@ -110,6 +111,9 @@ pub enum CniError {
     Mismatch(#[from] Mismatch),
 
     #[error(transparent)]
+    VhostSocket(#[from] VhostSocketError),
+
+    #[error(transparent)]
     Delegate(#[from] DelegateError),
 }
 
@@ -126,9 +130,13 @@ impl CniError {
             Self::Store(_)
             | Self::Netns(_)
             | Self::Netlink(_)
+            | Self::VhostSocket(VhostSocketError::File { .. })
             | Self::Begin(BeginError::Store(_)) => 5,
             Self::Decode(_) => 6,
             Self::Config { .. }
+            | Self::VhostSocket(
+                VhostSocketError::NoFolder { .. } | VhostSocketError::PathTooLong { .. },
+            )
             | Self::Begin(BeginError::Allocate(
                 AllocateError::OutsideRange { .. } | AllocateError::SecondOfFamily,
             )) => 7,
@@ -145,7 +153,9 @@ impl CniError {
             | Self::InterfaceExists { .. }
             | Self::HostInterfaceExists { .. } => 100,
             Self::Port { .. } | Self::NoPort { .. } => 101,
-            Self::Mismatch(_) | Self::NoHostInterface { .. } => 102,
+            Self::Mismatch(_)
+            | Self::NoHostInterface { .. }
+            | Self::VhostSocket(VhostSocketError::Missing { .. }) => 102,
             Self::Collect { .. } => 103,
         }
     }

@@ -7,8 +7,8 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use control_api::engine::{
-    AfXdpBackend, MemoryBackend, Node as NodeObject, Object, Port, Vrf, VxlanSettings,
-    af_xdp_backend::Mode, object::Kind, port,
+    AfXdpBackend, MemoryBackend, Node as NodeObject, Object, Port, TapBackend, VhostUserBackend,
+    Vrf, VxlanSettings, af_xdp_backend::Mode, object::Kind, port, vhost_user_backend,
 };
 
 use crate::{
@@ -68,6 +68,28 @@ pub enum Backend {
         /// Whether a local socket may be at the other end (of a veth), so that checksums come
         /// unfinished.
         partial_checksums: bool,
+    },
+    /// A TAP device.
+    Tap {
+        /// Its name.
+        interface: String,
+        /// The namespace it is in; empty: the node's.
+        netns_path: String,
+        /// How many queues to open; 0: one for each of the engine's workers.
+        queues: u32,
+    },
+    /// A vhost-user socket that the engine makes.
+    VhostUser {
+        /// Its path, short enough for a socket's address.
+        socket_path: String,
+        /// How many queue pairs to offer; 0: one for each of the engine's workers.
+        queue_pairs: u32,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+        /// Its mode.
+        file_mode: u32,
     },
     /// Rings in process: replay and tests.
     Memory,
@@ -260,6 +282,21 @@ fn backend(backend: &Backend) -> port::Backend {
                 queues: *queues,
                 mode: (*mode).into(),
                 partial_checksums: *partial_checksums,
+            })
+        }
+        Backend::Tap { interface, netns_path, queues } => port::Backend::Tap(TapBackend {
+            interface: interface.clone(),
+            netns_path: netns_path.clone(),
+            queues: *queues,
+        }),
+        Backend::VhostUser { socket_path, queue_pairs, uid, gid, file_mode } => {
+            port::Backend::VhostUser(VhostUserBackend {
+                socket_path: socket_path.clone(),
+                mode: vhost_user_backend::Mode::Server.into(),
+                queue_pairs: *queue_pairs,
+                owner_uid: *uid,
+                owner_gid: *gid,
+                file_mode: *file_mode,
             })
         }
         Backend::Memory => port::Backend::Memory(MemoryBackend {}),

@@ -15,7 +15,7 @@ use control_api::{
 };
 use serde::Deserialize;
 
-use crate::names::NodeName;
+use crate::{names::NodeName, port_type::PortType};
 
 /// Where the file is unless told otherwise.
 pub const CONFIG_PATH: &str = "/etc/vrouter/vrouter.toml";
@@ -59,8 +59,14 @@ pub struct Config {
     pub uplink_queues: u32,
     /// The pods' MTU; measured if there is none.
     pub pod_mtu_bytes: Option<u32>,
-    /// How many queues a pod's interface has.
-    pub pod_queues: u32,
+    /// How many queues a pod's port has, if the configuration says.
+    pub pod_queues: Option<u32>,
+    /// What pods are attached by unless they or their network say.
+    pub pod_port_type: PortType,
+    /// What the node's own stack is attached by.
+    pub host_port_type: PortType,
+    /// Where kubelet keeps the volumes of pods.
+    pub kubelet_dir: PathBuf,
     /// Where metrics are served, if at all.
     pub metrics: Option<SocketAddr>,
     /// How encapsulated packets look.
@@ -113,6 +119,9 @@ struct Section {
     uplink_queues: Option<u32>,
     pod_mtu_bytes: Option<u32>,
     pod_queues: Option<u32>,
+    pod_port_type: Option<String>,
+    host_port_type: Option<String>,
+    kubelet_dir: Option<PathBuf>,
     metrics: Option<String>,
     vxlan: Option<VxlanSection>,
 }
@@ -155,6 +164,14 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Our folder of links to the folders of vhost-user sockets.
+    #[must_use]
+    pub fn vhost_folder(&self) -> PathBuf {
+        self.socket.with_file_name("vhost-user")
+    }
+}
+
 impl Section {
     fn check(self) -> Result<Config, (&'static str, String)> {
         let node_name = match self.node_name {
@@ -168,8 +185,9 @@ impl Section {
         check_interface(&uplink).map_err(|reason| ("uplink", reason))?;
         let uplink_queues = self.uplink_queues.unwrap_or(0);
         check_limits(uplink_queues, 0, QUEUES_MAX).map_err(|reason| ("uplink_queues", reason))?;
-        let pod_queues = self.pod_queues.unwrap_or(1);
-        check_limits(pod_queues, 1, QUEUES_MAX).map_err(|reason| ("pod_queues", reason))?;
+        if let Some(pod_queues) = self.pod_queues {
+            check_limits(pod_queues, 1, QUEUES_MAX).map_err(|reason| ("pod_queues", reason))?;
+        }
         if let Some(mtu_bytes) = self.pod_mtu_bytes {
             check_limits(mtu_bytes, MTU_BYTES_MIN, MTU_BYTES_MAX)
                 .map_err(|reason| ("pod_mtu_bytes", reason))?;
@@ -184,7 +202,10 @@ impl Section {
             uplink_mode: parse_mode(self.uplink_mode.as_deref())?,
             uplink_queues,
             pod_mtu_bytes: self.pod_mtu_bytes,
-            pod_queues,
+            pod_queues: self.pod_queues,
+            pod_port_type: parse_port_type("pod_port_type", self.pod_port_type.as_deref())?,
+            host_port_type: parse_host_port_type(self.host_port_type.as_deref())?,
+            kubelet_dir: self.kubelet_dir.unwrap_or_else(|| "/var/lib/kubelet".into()),
             metrics: parse_metrics(self.metrics.as_deref())?,
             vxlan: self.vxlan.unwrap_or_default().check()?,
         })
@@ -245,6 +266,23 @@ fn parse_mode(text: Option<&str>) -> Result<Mode, (&'static str, String)> {
             "uplink_mode",
             format!("`{other}` is none of \"auto\", \"zero-copy\", \"copy\", \"generic\""),
         )),
+    }
+}
+
+fn parse_port_type(
+    key: &'static str,
+    text: Option<&str>,
+) -> Result<PortType, (&'static str, String)> {
+    text.map_or(Ok(PortType::default()), str::parse).map_err(|error| (key, error.to_string()))
+}
+
+fn parse_host_port_type(text: Option<&str>) -> Result<PortType, (&'static str, String)> {
+    match parse_port_type("host_port_type", text)? {
+        PortType::VhostUser => {
+            let reason = "the node's own stack has no vhost-user: \"veth\" or \"tap\"".to_owned();
+            Err(("host_port_type", reason))
+        }
+        kind => Ok(kind),
     }
 }
 
@@ -330,6 +368,8 @@ mod tests {
             ("uplink_mode = 'fast'", "uplink_mode"),
             ("pod_mtu_bytes = 500", "pod_mtu_bytes"),
             ("pod_queues = 0", "pod_queues"),
+            ("pod_port_type = 'ipvlan'", "pod_port_type"),
+            ("host_port_type = 'vhost-user'", "host_port_type"),
             ("metrics = 'here'", "metrics"),
             ("vxlan.dscp = 64", "vxlan.dscp"),
             ("vxlan.udp_ports = [70000]", "vxlan.udp_ports"),

@@ -224,7 +224,7 @@ fn dataplane(config: &Config) -> Dataplane {
             partial_checksums: false,
         },
         uplink_mtu_bytes: 0,
-        host: host_port::backend(),
+        host: host_port::backend(config.host_port_type),
         host_mtu_bytes: 0,
     }
 }

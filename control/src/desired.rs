@@ -8,19 +8,24 @@ use std::{
 use control_api::engine::{Object, af_xdp_backend::Mode};
 
 use crate::{
-    attachment::{Attachment, AttachmentKey},
+    attachment::{Attachment, AttachmentKey, Means},
     cluster::{Cluster, Node},
     compile::{Backend, CompileError, Dataplane, GuestPort, compile, find},
     names::NodeName,
     sync::{EngineLink, Revision},
+    vhost_socket::SOCKET_MODE,
 };
+
+/// Queues of a pod's veth pair unless the configuration says: each costs packet memory and an
+/// AF_XDP socket.
+pub const VETH_QUEUES: u32 = 1;
 
 /// The inputs of the compiler, and the link to the engine that its result goes to.
 #[derive(Debug)]
 pub struct Desired {
     node: NodeName,
     dataplane: Dataplane,
-    pod_queues: u32,
+    pod_queues: Option<u32>,
     engine: EngineLink,
     inputs: Mutex<Inputs>,
 }
@@ -38,7 +43,12 @@ struct Inputs {
 impl Desired {
     /// Nothing is desired yet, and nothing is sent.
     #[must_use]
-    pub fn new(node: NodeName, dataplane: Dataplane, pod_queues: u32, engine: EngineLink) -> Self {
+    pub fn new(
+        node: NodeName,
+        dataplane: Dataplane,
+        pod_queues: Option<u32>,
+        engine: EngineLink,
+    ) -> Self {
         Self { node, dataplane, pod_queues, engine, inputs: Mutex::default() }
     }
 
@@ -141,15 +151,33 @@ impl Desired {
             addresses: attachment.addresses.clone(),
             mac: attachment.mac?,
             mtu_bytes: attachment.mtu_bytes,
-            backend: Backend::AfXdp {
+            backend: self.backend(attachment),
+            description: format!("container {}", attachment.key),
+        })
+    }
+
+    fn backend(&self, attachment: &Attachment) -> Backend {
+        match &attachment.means {
+            Means::Veth => Backend::AfXdp {
                 interface: attachment.host_interface.clone(),
-                queues: self.pod_queues,
+                queues: self.pod_queues.unwrap_or(VETH_QUEUES),
                 mode: Mode::Auto,
                 // The pod's own stack leaves sums to its interface, which is no hardware.
                 partial_checksums: true,
             },
-            description: format!("container {}", attachment.key),
-        })
+            Means::Tap => Backend::Tap {
+                interface: attachment.key.ifname.clone(),
+                netns_path: attachment.netns.clone(),
+                queues: self.pod_queues.unwrap_or(0),
+            },
+            Means::VhostUser(socket) => Backend::VhostUser {
+                socket_path: socket.engine_path().display().to_string(),
+                queue_pairs: self.pod_queues.unwrap_or(0),
+                uid: socket.uid,
+                gid: socket.gid,
+                file_mode: SOCKET_MODE,
+            },
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inputs> {

@@ -42,7 +42,7 @@ pub async fn find(
     let links = link::list(handle).await?;
     let foreign: Vec<&Link> = links
         .iter()
-        .filter(|link| link.is_veth && link.is_far && !is_known(&link.name))
+        .filter(|link| link.is_veth() && link.is_far && !is_known(&link.name))
         .filter(|link| !link.alias.as_ref().is_some_and(|alias| alias.starts_with(ALIAS_PREFIX)))
         .collect();
     if foreign.is_empty() {

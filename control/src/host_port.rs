@@ -1,7 +1,8 @@
-//! The node's own way to the pods: a veth pair between its stack and the engine.
+//! The node's own way to the pods: a veth pair, or a TAP device, between its stack and the engine.
 //!
 //! ```text
-//! node's stack ── vrhost0 ═══ vrhost1 ── engine (port "host")
+//! node's stack ── vrhost0 ═══ vrhost1 ── engine (port "host")        veth
+//! node's stack ── vrhost0 ────────────── engine (port "host")        tap
 //! ```
 //!
 //! The node has a route through `vrhost0` for every pod range of the cluster, with its `InternalIP`
@@ -29,6 +30,8 @@ use crate::{
     mac::MacAddress,
     names::NodeName,
     pod_network,
+    port_type::PortType,
+    tap::{self, Tap},
 };
 
 /// The end that the node's stack uses.
@@ -64,7 +67,11 @@ pub enum HostPortError {
 
 /// What the engine opens.
 #[must_use]
-pub fn backend() -> Backend {
+pub fn backend(port_type: PortType) -> Backend {
+    if port_type == PortType::Tap {
+        let interface = STACK_INTERFACE.to_owned();
+        return Backend::Tap { interface, netns_path: String::new(), queues: 0 };
+    }
     Backend::AfXdp {
         interface: ENGINE_INTERFACE.to_owned(),
         queues: QUEUES,
@@ -79,9 +86,11 @@ pub fn is_ours(name: &str) -> bool {
     name == STACK_INTERFACE || name == ENGINE_INTERFACE
 }
 
-/// Makes the pair if it is not there, and brings its routes in step with the cluster.
+/// Makes the pair, or the TAP device, if it is not there, and brings its routes in step with the
+/// cluster.
 ///
-/// What is there and right is left alone, so traffic goes on through a restart.
+/// What is there and right is left alone, so traffic goes on through a restart; what is there of
+/// the other type is made anew.
 ///
 /// # Errors
 ///
@@ -91,9 +100,11 @@ pub async fn sync(
     cluster: &Cluster,
     node: &Node,
     mtu_bytes: u32,
+    port_type: PortType,
 ) -> Vec<HostPortError> {
     let mac = node.vtep().map(MacAddress::from_ip);
-    let index = match ensure_pair(handle, &node.name, mac, mtu_bytes).await {
+    let wanted = Wanted { mac, mtu_bytes, is_tap: port_type == PortType::Tap };
+    let index = match ensure_interface(handle, &node.name, &wanted).await {
         Ok(index) => index,
         Err(error) => return vec![error],
     };
@@ -123,25 +134,43 @@ pub async fn remove(handle: &Handle) -> Result<(), HostPortError> {
 fn check_ours(found: &Link) -> Result<(), HostPortError> {
     let is_ours = match &found.alias {
         Some(alias) => alias.starts_with(ALIAS_PREFIX),
-        None => found.is_veth && !found.is_up,
+        None => (found.is_veth() || found.is_tap()) && !found.is_up,
     };
     if is_ours { Ok(()) } else { Err(HostPortError::ForeignInterface { name: STACK_INTERFACE }) }
 }
 
-/// Returns the number of the stack's end.
-async fn ensure_pair(
-    handle: &Handle,
-    node: &NodeName,
+/// What the stack's interface is to look like.
+struct Wanted {
     mac: Option<MacAddress>,
     mtu_bytes: u32,
+    is_tap: bool,
+}
+
+/// Returns the number of the stack's interface.
+async fn ensure_interface(
+    handle: &Handle,
+    node: &NodeName,
+    wanted: &Wanted,
 ) -> Result<u32, HostPortError> {
+    let Wanted { mac, mtu_bytes, is_tap } = *wanted;
     let stack = End { name: STACK_INTERFACE, mac, netns_fd: None, stack: Stack::NoLinkLocal };
     let engine = End { name: ENGINE_INTERFACE, mac: None, netns_fd: None, stack: Stack::Silent };
+    let alias = format!("{ALIAS_PREFIX}{node}:host");
     let mut found = link::find(handle, STACK_INTERFACE).await?;
-    if let Some(found) = &found {
-        check_ours(found)?;
-    } else {
-        link::make_pair(handle, [&stack, &engine], mtu_bytes, QUEUES).await?;
+    if let Some(other) = &found {
+        check_ours(other)?;
+        if other.is_tap() != is_tap {
+            link::remove(handle, STACK_INTERFACE).await?;
+            found = None;
+        }
+    }
+    if found.is_none() {
+        if is_tap {
+            let device = Tap { end: stack.clone(), mtu_bytes, alias: &alias };
+            tap::create(handle, &device).await?;
+        } else {
+            link::make_pair(handle, [&stack, &engine], mtu_bytes, QUEUES).await?;
+        }
         found = link::find(handle, STACK_INTERFACE).await?;
     }
     let Some(found) = found else {
@@ -150,7 +179,9 @@ async fn ensure_pair(
     };
     if found.mac != mac || found.mtu_bytes != mtu_bytes {
         link::reshape(handle, STACK_INTERFACE, mac, mtu_bytes).await?;
-        link::reshape(handle, ENGINE_INTERFACE, None, mtu_bytes).await?;
+        if !is_tap {
+            link::reshape(handle, ENGINE_INTERFACE, None, mtu_bytes).await?;
+        }
     }
     if !found.is_up || found.alias.is_none() {
         for (setting, value) in [("ipv4", "rp_filter", "2"), ("ipv6", "disable_ipv6", "0")]
@@ -160,8 +191,10 @@ async fn ensure_pair(
                 tracing::warn!(setting, value, %error, "cannot write the setting");
             }
         }
-        let alias = format!("{ALIAS_PREFIX}{node}:host");
-        for end in [&engine, &stack] {
+        let ends = [&stack, &engine];
+        // A TAP device has no other end.
+        let ends = if is_tap { &ends[..1] } else { &ends[..] };
+        for end in ends.iter().rev() {
             link::bring_up(handle, end, &alias).await?;
         }
     }

@@ -37,12 +37,23 @@ pub struct Link {
     pub mtu_bytes: u32,
     /// Its alias: a text of its owner's.
     pub alias: Option<String>,
-    /// Whether it is one end of a veth pair.
-    pub is_veth: bool,
+    /// What kind it is.
+    pub kind: LinkKind,
     /// Whether it is switched on.
     pub is_up: bool,
     /// Whether its other end is in another namespace.
     pub is_far: bool,
+}
+
+/// The kinds of interfaces that are ours.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LinkKind {
+    /// One end of a veth pair.
+    Veth,
+    /// A TUN or TAP device.
+    Tap,
+    /// None of them.
+    Other,
 }
 
 /// One end of a pair to be made.
@@ -67,6 +78,20 @@ pub enum Stack {
     NoLinkLocal,
     /// Nothing: frames pass below it. It is kept from speaking, also with ARP, and from listening.
     Silent,
+}
+
+impl Link {
+    /// Whether it is one end of a veth pair.
+    #[must_use]
+    pub fn is_veth(&self) -> bool {
+        self.kind == LinkKind::Veth
+    }
+
+    /// Whether it is a TUN or TAP device.
+    #[must_use]
+    pub fn is_tap(&self) -> bool {
+        self.kind == LinkKind::Tap
+    }
 }
 
 impl NetlinkError {
@@ -238,7 +263,7 @@ fn link(message: &LinkMessage) -> Link {
         mac: None,
         mtu_bytes: 0,
         alias: None,
-        is_veth: false,
+        kind: LinkKind::Other,
         is_up: message.header.flags.contains(LinkFlags::Up),
         is_far: false,
     };
@@ -252,7 +277,11 @@ fn link(message: &LinkMessage) -> Link {
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
             LinkAttribute::LinkNetNsId(_) => link.is_far = true,
             LinkAttribute::LinkInfo(details) => {
-                link.is_veth |= details.contains(&LinkInfo::Kind(InfoKind::Veth));
+                if details.contains(&LinkInfo::Kind(InfoKind::Veth)) {
+                    link.kind = LinkKind::Veth;
+                } else if details.contains(&LinkInfo::Kind(InfoKind::Tun)) {
+                    link.kind = LinkKind::Tap;
+                }
             }
             _ => {}
         }

@@ -122,7 +122,7 @@ impl PodNetwork {
     }
 
     /// The gateways of those families that the pod has an address of.
-    fn used_gateways(&self) -> impl Iterator<Item = IpAddr> {
+    pub(crate) fn used_gateways(&self) -> impl Iterator<Item = IpAddr> {
         let families: BTreeSet<_> = self.addresses.iter().map(|ip| Family::of(*ip)).collect();
         self.gateways.clone().into_iter().filter(move |ip| families.contains(&Family::of(*ip)))
     }

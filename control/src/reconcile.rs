@@ -5,13 +5,17 @@
 //! half made, half gone, or whose container has ended is removed. Interfaces of ours that no record
 //! explains are removed; everybody else's are listed and left alone.
 
+use std::path::Path;
+
 use crate::{
-    attachment::{ALIAS_PREFIX, Attachment, HOST_INTERFACE_PREFIX, Phase},
+    attachment::{ALIAS_PREFIX, Attachment, HOST_INTERFACE_PREFIX, Means, Phase},
     cni::CniError,
     daemon::{Daemon, Topic},
     foreign, host_port,
-    link::{self, Link, NetlinkError},
+    link::{self, Link},
+    netns::{NetnsError, NetworkNamespace},
     store::{Store, StoreError},
+    vhost_socket::{self, VhostSocket},
 };
 
 /// What a look around has led to.
@@ -57,6 +61,8 @@ impl Daemon {
         let mut whole = Vec::new();
         for attachment in records.into_values() {
             if attachment.phase == Phase::Ready && self.is_whole(&attachment).await? {
+                // The folder of links may not have lived as long as the database.
+                attachment.means.socket().map_or(Ok(()), VhostSocket::prepare)?;
                 whole.push(attachment);
             }
         }
@@ -101,6 +107,7 @@ impl Daemon {
             outcome.removed += 1;
         }
         outcome.leftovers = self.remove_leftovers(&mut problems).await?;
+        outcome.leftovers += self.remove_leftover_links().await?;
         self.look_for_foreign().await?;
         self.set_problems(Topic::Leftovers, problems);
         Ok(outcome)
@@ -129,11 +136,28 @@ impl Daemon {
         }
     }
 
-    /// Whether an attachment's interface is there. Its other end goes with the container's
-    /// namespace, and takes this one along.
-    async fn is_whole(&self, attachment: &Attachment) -> Result<bool, NetlinkError> {
-        let link = link::find(&self.netlink, &attachment.host_interface).await?;
-        Ok(link.is_some_and(|link| link.is_veth))
+    /// Whether what an attachment is made of is there: of a veth pair, our end, since the other one
+    /// goes with the container's namespace and takes this one along; of others, the namespace and
+    /// what is in it, or in the pod's volume.
+    pub(crate) async fn is_whole(&self, attachment: &Attachment) -> Result<bool, CniError> {
+        let netns = || match NetworkNamespace::open(Path::new(&attachment.netns)) {
+            Err(NetnsError::Gone { .. } | NetnsError::Foreign { .. }) => Ok(None),
+            opened => opened.map(Some),
+        };
+        Ok(match &attachment.means {
+            Means::Veth => {
+                let link = link::find(&self.netlink, &attachment.host_interface).await?;
+                link.is_some_and(|link| link.is_veth())
+            }
+            Means::Tap => {
+                let Some(netns) = netns()? else { return Ok(false) };
+                let name = attachment.key.ifname.clone();
+                let link =
+                    netns.run(async move |handle| link::find(&handle, &name).await).await??;
+                link.is_some_and(|link| link.is_tap())
+            }
+            Means::VhostUser(socket) => netns()?.is_some() && socket.folder.is_dir(),
+        })
     }
 
     async fn remove_leftovers(&self, problems: &mut Vec<String>) -> Result<usize, CniError> {
@@ -149,6 +173,21 @@ impl Daemon {
             }
         }
         Ok(removed)
+    }
+
+    /// Links to the folders of sockets that no record explains.
+    async fn remove_leftover_links(&self) -> Result<usize, CniError> {
+        // A record comes before its link, so the records are read after it was seen.
+        let mut links = vhost_socket::links(&self.config.vhost_folder())?;
+        let records = self.with_store(Store::attachments).await?;
+        let unreadable = self.with_store(Store::unreadable).await?;
+        links.retain(|link| {
+            let is_known = |name: &str| link.file_name().is_some_and(|found| found == name);
+            !records.values().any(|record| is_known(&record.host_interface))
+                && !unreadable.iter().any(|bad| is_known(&bad.key.host_interface()))
+        });
+        links.iter().try_for_each(|link| vhost_socket::remove_file(link))?;
+        Ok(links.len())
     }
 
     /// Ours, of this node, and without a record. A record comes before its interface, so the

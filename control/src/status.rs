@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use control_api::node;
 
 use crate::{
-    attachment::{Attachment, Phase},
+    attachment::{Attachment, Means, Phase},
     cluster::Node,
     compile::router_mac,
     daemon::Daemon,
-    link,
     range::PodRange,
     store::{Store, StoreError},
 };
@@ -107,9 +106,8 @@ impl Daemon {
         let records = self.with_store(Store::attachments).await?;
         let mut listed = Vec::new();
         for record in records.values() {
-            // Whether the interface is there is worth a look; if the kernel is silent, believe so.
-            let link = link::find(&self.netlink, &record.host_interface).await;
-            let is_missing = link.is_ok_and(|link| link.is_none());
+            // Whether it is there is worth a look; if the kernel is silent, believe so.
+            let is_missing = self.is_whole(record).await.is_ok_and(|is_whole| !is_whole);
             listed.push(describe(record, is_missing));
         }
         listed.extend(self.foreign().into_iter().map(|pod| node::Attachment {
@@ -176,7 +174,11 @@ fn describe(record: &Attachment, is_missing: bool) -> node::Attachment {
         pod_name: record.pod.name.clone(),
         addresses: record.addresses.iter().map(ToString::to_string).collect(),
         mac: record.mac.map(|mac| mac.to_string()).unwrap_or_default(),
-        host_interface: record.host_interface.clone(),
+        host_interface: match record.means {
+            Means::Veth => record.host_interface.clone(),
+            Means::Tap | Means::VhostUser(_) => String::new(),
+        },
+        port_type: record.means.port_type().to_string(),
         state: state.to_owned(),
     }
 }

@@ -101,7 +101,8 @@ impl Daemon {
             return;
         };
         let mtu_bytes = self.pod_mtu_bytes(&node);
-        let errors = host_port::sync(&self.netlink, &cluster, &node, mtu_bytes).await;
+        let port_type = self.config.host_port_type;
+        let errors = host_port::sync(&self.netlink, &cluster, &node, mtu_bytes, port_type).await;
         self.set_problems(Topic::HostPort, errors.iter().map(ToString::to_string).collect());
     }
 

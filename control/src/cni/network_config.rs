@@ -1,13 +1,24 @@
 //! The network configuration on the plugin's standard input.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use super::{CniError, VERSIONS};
-use crate::{attachment::AttachmentKey, mac::MacAddress};
+use crate::{
+    attachment::AttachmentKey,
+    mac::MacAddress,
+    port_type::{PORT_TYPE_ANNOTATION, PortType, UnknownPortType},
+};
+
+/// Where a type was found that a pod's annotation names.
+pub(super) const ANNOTATION_FIELD: &str = "annotation vrouter.io/port-type (of the pod)";
 
 /// A configuration that this version can carry out.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +29,12 @@ pub struct NetworkConfig {
     pub name: String,
     /// The IPAM plugin that gives the addresses, if it is not us.
     pub ipam_plugin: Option<String>,
+    /// What containers are attached by, as the network says, or else the pod by its annotation.
+    pub port_type: Option<PortType>,
+    /// Where the sockets of this network are on the node, instead of in the pods' volumes.
+    pub shared_dir: Option<PathBuf>,
+    /// Where the runtime wants to read what the device is.
+    pub device_info: Option<PathBuf>,
     /// The MAC address that the runtime asks for.
     pub mac: Option<MacAddress>,
     /// The addresses that the runtime asks for.
@@ -50,6 +67,10 @@ struct Fields {
     #[serde(default)]
     name: String,
     ipam: Option<Ipam>,
+    #[serde(rename = "portType")]
+    port_type: Option<String>,
+    #[serde(rename = "sharedDir")]
+    shared_dir: Option<PathBuf>,
     /// Decoded for the verbs that act upon it.
     #[serde(rename = "runtimeConfig")]
     runtime: Option<Value>,
@@ -79,6 +100,10 @@ struct Runtime {
     #[serde(rename = "deviceID")]
     device_id: Option<String>,
     dns: Option<RuntimeDns>,
+    #[serde(rename = "CNIDeviceInfoFile")]
+    device_info: Option<PathBuf>,
+    #[serde(rename = "io.kubernetes.cri.pod-annotations", default)]
+    annotations: BTreeMap<String, String>,
 }
 
 /// The capability's words for name servers, which are not those of the result.
@@ -149,6 +174,9 @@ impl NetworkConfig {
             version,
             name: fields.name,
             ipam_plugin,
+            port_type: port_type(fields.port_type.filter(|_| builds), &runtime)?,
+            shared_dir: absolute("sharedDir", fields.shared_dir.filter(|_| builds))?,
+            device_info: absolute("runtimeConfig.CNIDeviceInfoFile", runtime.device_info)?,
             mac: runtime.mac.as_deref().map(parse_mac).transpose()?,
             addresses: parse_addresses(runtime.ips.as_deref().unwrap_or_default())?,
             previous: decode(fields.previous.filter(|_| builds))?,
@@ -187,7 +215,7 @@ impl Runtime {
         if self.device_id.as_ref().is_some_and(|device| !device.is_empty()) {
             return Err(CniError::Unsupported {
                 field: "runtimeConfig.deviceID",
-                advice: "remove the capability `deviceID`: pods are attached by veth",
+                advice: "remove the capability `deviceID`: no port type takes a device",
             });
         }
         Ok(())
@@ -228,6 +256,32 @@ fn check_name(name: &str) -> Result<(), CniError> {
         format!("`{name}` must be letters, digits, `_`, `.` and `-`, a letter or digit first")
     };
     Err(CniError::Config { field: "name", reason })
+}
+
+fn port_type(configured: Option<String>, runtime: &Runtime) -> Result<Option<PortType>, CniError> {
+    let annotated = runtime.annotations.get(PORT_TYPE_ANNOTATION);
+    match (configured, annotated) {
+        (Some(text), _) => parse_port_type("portType", &text).map(Some),
+        (None, Some(text)) => parse_port_type(ANNOTATION_FIELD, text).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+/// The type of a port by its word; `field` is where the word was found.
+pub(super) fn parse_port_type(field: &'static str, text: &str) -> Result<PortType, CniError> {
+    text.parse()
+        .map_err(|error: UnknownPortType| CniError::Config { field, reason: error.to_string() })
+}
+
+/// A path that does not depend on where we run.
+fn absolute(field: &'static str, path: Option<PathBuf>) -> Result<Option<PathBuf>, CniError> {
+    match path {
+        Some(path) if !path.is_absolute() => {
+            let reason = format!("`{}` is no absolute path", path.display());
+            Err(CniError::Config { field, reason })
+        }
+        path => Ok(path),
+    }
 }
 
 fn parse_mac(text: &str) -> Result<MacAddress, CniError> {
@@ -276,6 +330,28 @@ mod tests {
         assert_eq!(config.mac.unwrap().to_string(), "0a:58:00:00:00:01");
         assert_eq!(config.addresses.len(), 2);
         assert_eq!(config.dns.unwrap()["nameservers"][0], "10.96.0.10");
+    }
+
+    #[test]
+    fn the_network_says_the_port_type_and_else_the_pod() {
+        let pod = |word: &str| {
+            format!(
+                r#""runtimeConfig": {{"io.kubernetes.cri.pod-annotations": {{
+                   "vrouter.io/port-type": "{word}"}}}}"#
+            )
+        };
+        assert_eq!(parse("").unwrap().port_type, None);
+        let config = parse(&format!(", {}", pod("tap"))).unwrap();
+        assert_eq!(config.port_type, Some(PortType::Tap));
+        let config = parse(&format!(r#", "portType": "vhost-user", {}"#, pod("tap"))).unwrap();
+        assert_eq!(config.port_type, Some(PortType::VhostUser));
+        for rest in [r#""portType": "ipvlan""#, &pod("ipvlan"), r#""sharedDir": "here""#] {
+            let error = parse(&format!(", {rest}")).unwrap_err();
+            let named = ["`ipvlan`", "`here`"].iter().any(|it| error.to_string().contains(it));
+            assert!(error.code() == 7 && named, "{error}");
+            let text = format!(r#"{{"cniVersion": "1.0.0", "name": "net", {rest}}}"#);
+            NetworkConfig::parse(text.as_bytes(), "DEL").unwrap();
+        }
     }
 
     #[test]

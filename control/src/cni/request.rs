@@ -30,6 +30,8 @@ pub struct Target {
 pub struct Args {
     /// The pod, if the runtime is Kubernetes'.
     pub pod: Option<PodName>,
+    /// The pod's UID, by which kubelet names its folder.
+    pub pod_uid: Option<String>,
     /// An address asked for the old way.
     pub addresses: Vec<IpAddr>,
     /// A MAC address asked for the old way.
@@ -88,7 +90,8 @@ impl Args {
                 "IgnoreUnknown" => ignores_unknown = matches!(value, "1" | "true" | "True"),
                 "K8S_POD_NAMESPACE" => namespace = Some(value),
                 "K8S_POD_NAME" => name = Some(value),
-                "K8S_POD_INFRA_CONTAINER_ID" | "K8S_POD_UID" => {}
+                "K8S_POD_INFRA_CONTAINER_ID" => {}
+                "K8S_POD_UID" => args.pod_uid = Some(value.to_owned()).filter(|it| is_uid(it)),
                 "IP" => args.addresses = parse_addresses(&[value.to_owned()])?,
                 "MAC" => {
                     let mac = value.parse().map_err(|error| wrong(format!("MAC: {error}")))?;
@@ -119,6 +122,11 @@ impl Args {
 fn is_pod_name(text: &str) -> bool {
     let is_legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
     !text.is_empty() && text.chars().all(is_legal)
+}
+
+/// What kubelet makes a folder of: nothing that leads out of it.
+fn is_uid(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
 /// Section 2 of the specification: a letter or digit, then also `_`, `.`, `-`.

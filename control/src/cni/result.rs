@@ -9,7 +9,11 @@ use super::{
     CniError,
     network_config::{CniVersion, NetworkConfig},
 };
-use crate::{attachment::Attachment, cluster::Family, mac::MacAddress};
+use crate::{
+    attachment::{Attachment, Means},
+    cluster::Family,
+    mac::MacAddress,
+};
 
 /// What ADD has made, for the result.
 #[derive(Clone, Debug)]
@@ -34,7 +38,9 @@ impl Made<'_> {
         let mut result = config.previous.clone().unwrap_or_default();
         result.insert("cniVersion".to_owned(), config.version.as_str().into());
         let interfaces = list(&mut result, "interfaces")?;
-        interfaces.push(self.host_interface(config.version));
+        if self.attachment.means == Means::Veth {
+            interfaces.push(self.host_interface(config.version));
+        }
         let index = interfaces.len();
         interfaces.push(self.pod_interface(config.version));
         list(&mut result, "ips")?.extend(self.addresses(config.version, index));
@@ -61,6 +67,12 @@ impl Made<'_> {
             "sandbox": self.attachment.netns,
         });
         self.add_mtu(&mut interface, version);
+        // As the MTU, the socket has a place since 1.1.0.
+        if let Some(socket) = self.attachment.means.socket()
+            && version >= CniVersion::V1_1_0
+        {
+            interface["socketPath"] = socket.path().display().to_string().into();
+        }
         interface
     }
 
@@ -147,9 +159,14 @@ mod tests {
     use crate::{
         attachment::{AttachmentKey, Phase},
         names::PodName,
+        vhost_socket::VhostSocket,
     };
 
     fn render(version: &str, rest: &str) -> Value {
+        render_means(version, rest, Means::Veth)
+    }
+
+    fn render_means(version: &str, rest: &str, means: Means) -> Value {
         let text = format!(r#"{{"cniVersion": "{version}", "name": "net"{rest}}}"#);
         let config = NetworkConfig::parse(text.as_bytes(), "ADD").unwrap();
         let attachment = Attachment {
@@ -162,6 +179,7 @@ mod tests {
             mac: Some("0a:58:0a:00:00:05".parse().unwrap()),
             mtu_bytes: 1450,
             host_interface: "vr0".into(),
+            means,
             delegate: None,
         };
         let gateways = ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
@@ -188,6 +206,28 @@ mod tests {
         assert_eq!(new["ips"][1]["gateway"], "fd00::1");
         assert_eq!(new["routes"][1], json!({"dst": "::/0", "gw": "fd00::1"}));
         assert_eq!(new["interfaces"][1]["sandbox"], "/run/netns/x");
+    }
+
+    #[test]
+    fn a_port_without_an_interface_on_the_node_has_none_in_the_result() {
+        let tap = render_means("1.1.0", "", Means::Tap);
+        assert_eq!(
+            (&tap["interfaces"][0]["name"], &tap["interfaces"][1]),
+            (&json!("eth0"), &Value::Null)
+        );
+        assert_eq!(tap["ips"][0]["interface"], 0);
+        let socket = Means::VhostUser(VhostSocket {
+            folder: "/pod/shared-dir".into(),
+            name: "c-eth0".into(),
+            link: None,
+            uid: 0,
+            gid: 0,
+            device_info: None,
+        });
+        let vhost = render_means("1.1.0", "", socket.clone());
+        assert_eq!(vhost["interfaces"][0]["socketPath"], "/pod/shared-dir/c-eth0");
+        assert_eq!(vhost["ips"][1]["address"], "fd00::5/128");
+        assert_eq!(render_means("1.0.0", "", socket)["interfaces"][0]["socketPath"], Value::Null);
     }
 
     #[test]

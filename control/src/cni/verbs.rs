@@ -1,7 +1,7 @@
 //! What each verb does.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,20 +16,22 @@ use control_api::{
 use super::{
     Caller, CniError,
     delegate::{Call, DelegateError},
-    network_config::{CniVersion, NetworkConfig},
+    network_config::{ANNOTATION_FIELD, CniVersion, NetworkConfig, parse_port_type},
     request::Target,
     response,
     result::{Made, addresses, default_gateways},
 };
 use crate::{
     attach::{Wanted, pod_network},
-    attachment::{Attachment, Delegate, Phase},
+    attachment::{Attachment, Delegate, Means, Phase},
     compile::gateways,
     daemon::Daemon,
     ipam::AllocateError,
     link,
     netns::NetworkNamespace,
+    port_type::PortType,
     store::{Store, StoreError},
+    vhost_socket::{SHARED_VOLUME, VhostSocket},
 };
 
 impl Daemon {
@@ -122,6 +124,7 @@ impl Daemon {
                     .to_owned(),
             });
         }
+        let means = self.means(&target, config)?;
         let attachment = Attachment {
             key: target.key.clone(),
             phase: Phase::Adding,
@@ -132,6 +135,7 @@ impl Daemon {
             mac: config.mac.or(target.args.mac),
             mtu_bytes: self.pod_mtu_bytes(&node),
             host_interface: target.key.host_interface(),
+            means,
             delegate,
         };
         let _lock = caller.wait_for(self.locks.lock(&target.key)).await?;
@@ -148,6 +152,41 @@ impl Daemon {
             self.detach(&target.key).await?;
         }
         rendered
+    }
+
+    /// What the container is to be attached by.
+    fn means(&self, target: &Target, config: &NetworkConfig) -> Result<Means, CniError> {
+        let cluster = self.desired.cluster().unwrap_or_default();
+        let pod = cluster.pods.get(&target.pod());
+        let port_type = match (config.port_type, pod.and_then(|pod| pod.port_type.as_deref())) {
+            (Some(said), _) => said,
+            (None, Some(annotated)) => parse_port_type(ANNOTATION_FIELD, annotated)?,
+            (None, None) => self.config.pod_port_type,
+        };
+        Ok(match port_type {
+            PortType::Veth => Means::Veth,
+            PortType::Tap => Means::Tap,
+            PortType::VhostUser => {
+                let in_manifest = || pod.and_then(|pod| pod.shared_dir.clone());
+                let of_kubelet = || Some(self.pod_volume(target.args.pod_uid.as_deref()?));
+                let folder = config.shared_dir.clone().or_else(in_manifest).or_else(of_kubelet);
+                let folder = folder.ok_or_else(|| CniError::Config {
+                    field: "sharedDir",
+                    reason: "missing: neither CNI_ARGS has a K8S_POD_UID nor the pod's manifest a \
+                             hostPath volume shared-dir, so nothing says where the socket goes"
+                        .to_owned(),
+                })?;
+                let run_folder = self.config.vhost_folder();
+                let device_info = config.device_info.clone();
+                Means::VhostUser(VhostSocket::place(&target.key, folder, &run_folder, device_info)?)
+            }
+        })
+    }
+
+    /// Where kubelet keeps a pod's emptyDir for sockets.
+    fn pod_volume(&self, uid: &str) -> PathBuf {
+        let volumes = "volumes/kubernetes.io~empty-dir";
+        self.config.kubelet_dir.join("pods").join(uid).join(volumes).join(SHARED_VOLUME)
     }
 
     async fn del(&self, request: &CniRequest, config: &NetworkConfig) -> Result<(), CniError> {
@@ -194,15 +233,21 @@ impl Daemon {
             let reason = format!("it lacks {address}, which the container has");
             return Err(CniError::Config { field: "prevResult", reason });
         }
-        let interface = &attachment.host_interface;
-        let host = link::find(&self.netlink, interface).await?;
-        if !host.is_some_and(|link| link.is_up) {
-            return Err(CniError::NoHostInterface { interface: interface.clone() });
-        }
-        let pod = pod_network(&attachment, &self.desired.this_node()?);
-        let defaults = default_gateways(previous);
         let netns = NetworkNamespace::open(Path::new(&request.netns))?;
-        netns.run(async move |handle| pod.check(&handle, &defaults).await).await??;
+        if attachment.means == Means::Veth {
+            let interface = &attachment.host_interface;
+            let host = link::find(&self.netlink, interface).await?;
+            if !host.is_some_and(|link| link.is_up) {
+                return Err(CniError::NoHostInterface { interface: interface.clone() });
+            }
+        }
+        if let Some(socket) = attachment.means.socket() {
+            socket.check()?;
+        } else {
+            let pod = pod_network(&attachment, &self.desired.this_node()?);
+            let defaults = default_gateways(previous);
+            netns.run(async move |handle| pod.check(&handle, &defaults).await).await??;
+        }
         if let Some(delegate) = &attachment.delegate {
             let delegate = Delegate { config: config.text.clone(), ..delegate.clone() };
             let call = Call { delegate: &delegate, key: Some(&target.key), netns: &request.netns };

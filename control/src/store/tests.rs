@@ -6,12 +6,22 @@ use proptest::prelude::*;
 use redb::ReadableTableMetadata;
 
 use super::*;
-use crate::names::PodName;
+use crate::{attachment::Means, names::PodName};
+
+#[test]
+fn a_record_from_before_there_were_port_types_is_of_a_veth_pair() {
+    let mut record = serde_json::to_value(attachment("a")).unwrap();
+    assert_eq!(record["means"]["type"], "veth");
+    record.as_object_mut().unwrap().remove("means");
+    let read: Attachment = serde_json::from_value(record).unwrap();
+    assert_eq!(read, attachment("a"));
+}
 
 fn attachment(container: &str) -> Attachment {
     let key = AttachmentKey { container_id: container.into(), ifname: "eth0".into() };
     Attachment {
         host_interface: key.host_interface(),
+        means: Means::Veth,
         key,
         phase: Phase::Adding,
         network: "vrouter".into(),

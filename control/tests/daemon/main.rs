@@ -9,6 +9,7 @@ mod delegate;
 mod engine;
 mod host;
 mod node;
+mod port_types;
 mod restart;
 mod sync;
 mod traffic;

@@ -39,6 +39,7 @@ struct AttachmentRow {
     addresses: Vec<String>,
     mac: Option<String>,
     host_interface: Option<String>,
+    port_type: Option<String>,
     state: String,
 }
 
@@ -53,6 +54,7 @@ impl From<Attachment> for AttachmentRow {
             addresses: attachment.addresses,
             mac: address::optional(attachment.mac),
             host_interface: address::optional(attachment.host_interface),
+            port_type: address::optional(attachment.port_type),
             state: attachment.state,
         }
     }
@@ -65,6 +67,7 @@ impl Row for AttachmentRow {
         text("INTERFACE"),
         text("ADDRESSES"),
         text("MAC"),
+        text("TYPE"),
         text("HOST INTERFACE"),
         text("STATE"),
     ];
@@ -76,6 +79,7 @@ impl Row for AttachmentRow {
             self.ifname.clone(),
             self.addresses.join(","),
             self.mac.clone().unwrap_or_default(),
+            self.port_type.clone().unwrap_or_default(),
             self.host_interface.clone().unwrap_or_default(),
             self.state.clone(),
         ]
