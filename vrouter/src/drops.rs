@@ -118,8 +118,9 @@ drop_reasons! {
     TxPortClosed => "tx_port_closed",
     /// What the port says is left to do to the frame (checksum, segmentation) contradicts the frame.
     RxOffloadMalformed => "rx_offload_malformed",
-    /// The packet would be cut into more segments than one packet may become.
-    SegmentTooMany => "segment_too_many",
+    /// The packet would be cut into more segments than one packet may become, or its headers are too
+    /// long for a frame.
+    SegmentImpossible => "segment_impossible",
     /// The port is a vhost-user port, and no frontend is there, or its driver has not started the
     /// queue.
     VhostDisconnected => "vhost_disconnected",

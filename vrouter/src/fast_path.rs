@@ -14,10 +14,8 @@ pub(crate) use self::gate::{Gate, TunnelGate};
 
 use encap::{
     MacAddress,
-    checksum::Sum,
     ecn::TrafficClass,
     ethernet::EthernetView,
-    ip::IpProtocol,
     plain::{self, PlainIpv4, PlainIpv6},
     tcp::TcpView,
 };
@@ -27,14 +25,14 @@ use crate::{
     config::Role,
     drops::DropReason,
     next_hop::{NextHop, PortHop, TunnelExit, TunnelHop},
-    packet::{Checksum, Packet},
+    packet::{Offload, Packet},
     parse::{Headers, IP_OFFSET, Refusal, parse_ip, tcp_facts},
     pipeline::Pass,
     port::PortRef,
     rewrite::{Outgoing, mtu_for},
+    segment::fits_in_segments,
     snapshot::VrfIndex,
     trace::Detail,
-    transport::{self, Transport},
 };
 
 /// What is kept of a plain packet's headers, apart from its flow key.
@@ -138,7 +136,9 @@ impl Pass<'_> {
             }
             NextHop::Unused | NextHop::Unreachable | NextHop::Blackhole => return false,
         };
-        if plain.ip_bytes > u32::from(mtu_bytes) || packet.offload.gso.is_some() {
+        if plain.ip_bytes > u32::from(mtu_bytes)
+            && !fits_in_segments(packet, mtu_bytes, self.pool.region())
+        {
             return false;
         }
         let recorded = if plain.is_tcp {
@@ -150,32 +150,11 @@ impl Pass<'_> {
         if recorded.is_none() && !self.record_rare(packet, plain, flow) {
             return packet.is_taken();
         }
-        if packet.offload.checksum != Checksum::Complete {
-            self.finish_plain(packet, plain);
-        }
         match way {
             Way::Port(hop) => self.send_plain(packet, plain, hop),
             Way::Tunnel(hop, port) => self.encapsulate_plain(packet, plain, hop, port, hash),
         }
         true
-    }
-
-    /// Completes a checksum that a local socket left to the device.
-    #[inline(never)]
-    fn finish_plain(&self, packet: &mut Packet, plain: Plain) {
-        let region = self.pool.region();
-        let start = plain.transport_offset();
-        let addresses_offset =
-            if plain.is_ipv4 { PlainIpv4::ADDRESSES } else { PlainIpv6::ADDRESSES };
-        let addresses = packet.data(region).get(addresses_offset..start).unwrap_or(&[]);
-        let transport = Transport {
-            protocol: if plain.is_tcp { IpProtocol::TCP } else { IpProtocol::UDP },
-            is_ipv4: plain.is_ipv4,
-            start,
-            bytes: plain.end().saturating_sub(start),
-            addresses: Sum::of(addresses),
-        };
-        transport::finish(packet, &transport, region);
     }
 
     /// Records a packet that is not what most are. False if its flow has ended, and if it is
@@ -215,6 +194,9 @@ impl Pass<'_> {
         let frame = packet.data_mut(self.pool.region());
         plain.decrement_hop_limit(frame);
         write_macs(frame, hop.destination_mac, hop.source_mac);
+        if packet.offload != Offload::NONE {
+            return self.put_into_tunnel(packet.take(), hop, &plain.outgoing(hash.0));
+        }
         match self.write_outer_headers(packet, hop, &plain.outgoing(hash.0)) {
             Some(bytes) if self.snapshot.port(port).is_some() => {
                 self.put_out(port.index, packet.take().with_front(bytes));

@@ -26,6 +26,7 @@ use crate::{
     parse::{Headers, IP_OFFSET, key, outer::OuterTooBig},
     pipeline::Pass,
     rewrite::{Outgoing, mtu_for},
+    segment::Plan,
     snapshot::VrfIndex,
     trace::Detail,
 };
@@ -53,16 +54,23 @@ impl Pass<'_> {
     /// Tells the sender of `packet`, which is dropped by the caller, what happened to it.
     #[cold]
     pub(crate) fn send_error(&mut self, packet: &Packet, headers: &Headers, cause: ErrorCause) {
-        let frame = packet.data(self.pool.region());
+        let region = self.pool.region();
+        let frame = packet.data(region);
         let Ok((ethernet, _)) = EthernetView::parse(frame) else { return };
         let destination = ethernet.destination();
-        let end = headers.end();
-        let quoted = frame.get(IP_OFFSET..end.min(frame.len())).unwrap_or(&[]);
+        // What would have been on the wire is quoted.
+        let first = packet.offload.gso.and_then(|_| Plan::of(packet, region).ok());
+        let end = first.map_or(headers.end(), |plan| plan.frame_bytes_max()).min(frame.len());
         // The quote is copied out, since the packet's frame is borrowed from the pool that the
         // answer's comes from.
-        let mut copy = [0; QUOTE_BYTES_MAX];
-        let Some(copy) = copy.get_mut(..quoted.len().min(QUOTE_BYTES_MAX)) else { return };
-        copy.copy_from_slice(quoted.get(..copy.len()).unwrap_or(&[]));
+        let mut copy = [0; IP_OFFSET + QUOTE_BYTES_MAX];
+        let end = end.min(copy.len());
+        let Some(copy) = copy.get_mut(..end) else { return };
+        copy.copy_from_slice(frame.get(..end).unwrap_or(&[]));
+        if let Some(plan) = first {
+            plan.write_first(copy, packet, region);
+        }
+        let Some(copy) = copy.get_mut(IP_OFFSET..) else { return };
         if let Ok(reply) = ErrorReply::new(copy, destination, cause) {
             self.send_reply(&reply, headers.vrf);
         }

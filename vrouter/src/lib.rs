@@ -39,9 +39,13 @@ pub mod replay;
 mod rewrite;
 pub mod runtime;
 pub mod scope;
+mod segment;
+mod settle;
 mod slow_path;
 pub mod snapshot;
 pub mod stats;
+#[cfg(test)]
+mod test_frames;
 pub mod topology;
 pub mod trace;
 mod transmit;

@@ -20,9 +20,11 @@ use crate::{
     memory::{CreateRegionError, Depot, FramePool, Region, RegionConfig},
     next_hop::Adjacency,
     outbox::Outbox,
+    packet::Offloads,
     pipeline::Pipeline,
     port::{PortRef, pcap::file::Captured},
     publish::Publisher,
+    settle::settle,
     snapshot::Snapshot,
     stats::{Balance, EngineStats, WorkerStats},
     trace::{Detail, DropTrace},
@@ -280,7 +282,9 @@ impl Bench {
         let Self { outbox, pool, output, stats, config, .. } = self;
         outbox.drain(|slot, burst| {
             let port = config.ports().find(|(port, _)| port.index == slot);
-            for packet in burst.drain(..) {
+            for mut packet in burst.drain(..) {
+                // Nothing is to be segmented: frames come in as they were on a wire.
+                settle(&mut packet, Offloads::NONE, pool.region());
                 if let Some((port, object)) = port {
                     let mut frame = Vec::with_capacity(packet.total_bytes() as usize);
                     packet.for_each_segment(pool.region(), |bytes| frame.extend_from_slice(bytes));

@@ -2,6 +2,8 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+mod unfinished;
+
 use std::{mem, net::IpAddr};
 
 use encap::{
@@ -17,13 +19,13 @@ use encap::{
 use crate::{
     chain,
     drops::DropReason,
-    memory::Region,
     next_hop::{NextHop, NextHopIndex, PortHop, TunnelExit, TunnelHop, TunnelRef},
-    packet::{Checksum, Packet},
+    packet::{Offload, Offloads, Packet},
     parse::{Headers, IP_OFFSET},
     pipeline::Pass,
+    segment::fits_in_segments,
+    settle::settle,
     trace::Detail,
-    transport::{self, Transport},
 };
 
 /// What the outer headers of a packet depend on, apart from the packet's bytes.
@@ -85,14 +87,16 @@ impl Pass<'_> {
                 return self.drop_packet(packet, DropReason::RouteNone, detail);
             }
         };
-        let is_too_big = headers.ip_bytes > u32::from(mtu_bytes) && packet.offload.gso.is_none();
+        let is_too_big = headers.ip_bytes > u32::from(mtu_bytes)
+            && !fits_in_segments(&packet, mtu_bytes, self.pool.region());
         let cut = if is_too_big { self.plan_cut(&packet, headers, mtu_bytes) } else { None };
         if is_too_big && cut.is_none() {
             return self.too_big(packet, headers, mtu_bytes);
         }
         let region = self.pool.region();
-        if packet.offload.checksum != Checksum::Complete {
-            finish_checksum(&mut packet, headers, region);
+        // A checksum covers the whole packet, so that it is finished before there are pieces.
+        if cut.is_some() && !settle(&mut packet, Offloads::NONE, region) {
+            return self.forward_segments(packet, headers, index, hop, flow_hash);
         }
         decrement_hop_limit(packet.data_mut(region), headers);
         let outgoing = Outgoing::of(headers, flow_hash);
@@ -126,8 +130,16 @@ impl Pass<'_> {
         self.put_into_tunnel(packet, hop, outgoing);
     }
 
-    /// Puts the outer headers in front of a finished inner frame and sends it.
-    fn put_into_tunnel(&mut self, mut packet: Packet, hop: &TunnelHop, outgoing: &Outgoing) {
+    /// Puts the outer headers in front of an inner frame, which is finished first, and sends it.
+    pub(crate) fn put_into_tunnel(
+        &mut self,
+        mut packet: Packet,
+        hop: &TunnelHop,
+        outgoing: &Outgoing,
+    ) {
+        if packet.offload != Offload::NONE {
+            return self.put_unfinished_into_tunnel(packet, hop, outgoing);
+        }
         let TunnelExit::Port(port) = hop.exit else {
             return self.drop_packet(packet, DropReason::NextHopUnresolved, Detail::None);
         };
@@ -235,14 +247,6 @@ fn ethernet(
 fn write_front<const N: usize>(frame: &mut [u8], bytes: [u8; N]) {
     if let Some(front) = frame.first_chunk_mut() {
         *front = bytes;
-    }
-}
-
-/// The kernel leaves no checksum of a fragment open.
-fn finish_checksum(packet: &mut Packet, headers: &Headers, region: &Region) {
-    match Transport::of_headers(headers) {
-        Some(transport) => transport::finish(packet, &transport, region),
-        None => packet.offload.checksum = Checksum::Complete,
     }
 }
 

@@ -7,7 +7,9 @@
 //! and engine-wide totals never go back.
 //!
 //! What each packet owes its counters (invariant 3): `rx` once when it is received, then exactly
-//! one of `forwarded` and `tx` (by the queue that sent it), `consumed`, or `dropped`.
+//! one of `forwarded` and `tx` (by the queue that sent it), `consumed`, or `dropped`. What a packet
+//! is cut into beyond its first segment came in on [`PortRef::ENGINE`] and counts as `segmented`; a
+//! packet that is merged into another counts as `forwarded` and `merged`, and has no `tx`.
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
@@ -112,6 +114,18 @@ impl WorkerStats {
         self.activity.replicated.add(packets);
     }
 
+    /// Counts segments, beyond the first, that packets were cut into.
+    pub fn segmented(&self, packets: u64) {
+        self.activity.segmented.add(packets);
+    }
+
+    /// Counts a packet from `ingress` that goes on as a part of the one before it: it has left, and
+    /// with the other it is one packet.
+    pub fn merged(&self, ingress: PortRef, packets: u64) {
+        self.activity.merged.add(packets);
+        self.forwarded(ingress, packets);
+    }
+
     /// Counts a burst given to the pipeline.
     pub fn burst(&self, packets: u64) {
         self.activity.bursts.add(1);
@@ -207,6 +221,8 @@ struct Activity {
     config_version: Counter,
     generated: Counter,
     replicated: Counter,
+    segmented: Counter,
+    merged: Counter,
     sleeps: Counter,
     frames_cached: Counter,
 }

@@ -3,7 +3,7 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use std::{mem, net::IpAddr};
+use std::mem;
 
 use encap::{
     checksum::Sum,
@@ -19,7 +19,7 @@ use crate::{
     chain,
     memory::Region,
     packet::{Checksum, Packet},
-    parse::{Headers, IP_OFFSET},
+    parse::IP_OFFSET,
 };
 
 /// A transport header and its payload in a whole IP packet.
@@ -73,27 +73,6 @@ impl Transport {
             start: IP_OFFSET.saturating_add(Ipv6View::LEN).saturating_add(walked.header_bytes),
             bytes: ip.payload_len().saturating_sub(walked.header_bytes),
             addresses: Sum::of(addresses),
-        })
-    }
-
-    /// That of a packet whose headers are known; `None` for a fragment.
-    pub(crate) fn of_headers(headers: &Headers) -> Option<Self> {
-        if headers.fragment.is_some() {
-            return None;
-        }
-        let addresses = match (headers.source, headers.destination) {
-            (IpAddr::V4(from), IpAddr::V4(to)) => {
-                Sum::of_u32(from.to_bits()).add(Sum::of_u32(to.to_bits()))
-            }
-            (IpAddr::V6(from), IpAddr::V6(to)) => Sum::of_ipv6(from).add(Sum::of_ipv6(to)),
-            _ => return None,
-        };
-        Some(Self {
-            protocol: headers.protocol,
-            is_ipv4: headers.source.is_ipv4(),
-            start: headers.transport_offset,
-            bytes: headers.end().saturating_sub(headers.transport_offset),
-            addresses,
         })
     }
 

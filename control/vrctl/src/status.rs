@@ -90,9 +90,11 @@ struct BalanceReport {
     received: u64,
     generated: u64,
     replicated: u64,
+    segmented: u64,
     sent: u64,
     consumed: u64,
     dropped: u64,
+    merged: u64,
 }
 
 /// Control's half.
@@ -148,9 +150,11 @@ impl From<&engine::Status> for EngineReport {
                 received: balance.received,
                 generated: balance.generated,
                 replicated: balance.replicated,
+                segmented: balance.segmented,
                 sent: balance.sent,
                 consumed: balance.consumed,
                 dropped: balance.dropped,
+                merged: balance.merged,
             },
             warnings: status.warnings.clone(),
             notes: status.notes.clone(),

@@ -200,9 +200,10 @@ impl FramePool {
         }
     }
 
+    /// Returns every frame of a chain.
     #[cold]
     #[inline(never)]
-    fn free_chain(&mut self, mut rest: Chain) {
+    pub(crate) fn free_chain(&mut self, mut rest: Chain) {
         // A chain has no more segments than the region has frames.
         while let Some(segment) = rest.pop(&self.depot.region) {
             self.free(segment.frame);

@@ -74,6 +74,8 @@ impl EngineStats {
             received: ports.rx_packets,
             generated: activity(|totals| totals.generated),
             replicated: activity(|totals| totals.replicated),
+            segmented: activity(|totals| totals.segmented),
+            merged: activity(|totals| totals.merged),
             sent: ports.tx_packets,
             consumed: ports.consumed,
             dropped: ports.dropped(),
@@ -153,14 +155,20 @@ impl PortTotals {
     }
 }
 
-/// Every packet in equals every packet out (invariant 3): received + generated + replicated = sent
-/// + consumed + dropped.
+/// Every packet in equals every packet out (invariant 3): received, generated and replicated ones
+/// are sent, consumed or dropped.
+///
+/// What packets were cut into and put together from is counted apart. Segments beyond the first
+/// (`segmented`) are among the packets that are sent or dropped; packets that went on as a part of
+/// another (`merged`) are not.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[expect(missing_docs, reason = "the sentence above names them")]
 pub struct Balance {
     pub received: u64,
     pub generated: u64,
     pub replicated: u64,
+    pub segmented: u64,
+    pub merged: u64,
     pub sent: u64,
     pub consumed: u64,
     pub dropped: u64,
@@ -170,9 +178,10 @@ impl Balance {
     /// Packets that came in and did not go out yet; zero once traffic stands still.
     #[must_use]
     pub fn under_way(&self) -> i64 {
-        let came = self.received.wrapping_add(self.generated).wrapping_add(self.replicated);
-        let went = self.sent.wrapping_add(self.consumed).wrapping_add(self.dropped);
-        came.wrapping_sub(went).cast_signed()
+        let came = [self.received, self.generated, self.replicated, self.segmented];
+        let went = [self.sent, self.consumed, self.dropped, self.merged];
+        let sum = |counts: [u64; 4]| counts.into_iter().fold(0, u64::wrapping_add);
+        sum(came).wrapping_sub(sum(went)).cast_signed()
     }
 }
 
@@ -197,6 +206,10 @@ pub struct ActivityTotals {
     pub generated: u64,
     /// Copies of packets.
     pub replicated: u64,
+    /// Segments, beyond the first, that packets were cut into.
+    pub segmented: u64,
+    /// Packets that went on as a part of another.
+    pub merged: u64,
     /// Sleeps on the descriptors.
     pub sleeps: u64,
     /// Frames in the worker's pool.
@@ -218,6 +231,8 @@ impl WorkerStats {
             config_version: self.config_version(),
             generated: activity.generated.get(),
             replicated: activity.replicated.get(),
+            segmented: activity.segmented.get(),
+            merged: activity.merged.get(),
             sleeps: activity.sleeps.get(),
             frames_cached: activity.frames_cached.get(),
         }

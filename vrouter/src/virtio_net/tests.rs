@@ -1,36 +1,11 @@
-use std::sync::Arc;
-
 use encap::checksum::Sum;
-use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::{
-    memory::{Depot, FramePool, RegionConfig},
     port::PortRef,
+    test_frames::{assert_right, bytes_of, pool, whole},
 };
-
-fn pool() -> FramePool {
-    let config = RegionConfig { frame_count: 256, huge_pages: false, ..Default::default() };
-    FramePool::new(Depot::new(Arc::new(Region::create(&config).unwrap())))
-}
-
-/// A frame of TCP or UDP with the right checksums, by etherparse.
-fn whole(is_ipv4: bool, is_tcp: bool, payload: &[u8]) -> Vec<u8> {
-    let ethernet = PacketBuilder::ethernet2([2; 6], [4; 6]);
-    let ip = if is_ipv4 {
-        ethernet.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
-    } else {
-        ethernet.ipv6([0xfd; 16], [0xfe; 16], 64)
-    };
-    let mut frame = Vec::new();
-    if is_tcp {
-        ip.tcp(1000, 2000, 3, 4).ack(9).write(&mut frame, payload).unwrap();
-    } else {
-        ip.udp(1000, 2000).write(&mut frame, payload).unwrap();
-    }
-    frame
-}
 
 fn place_of(is_ipv4: bool, is_tcp: bool) -> (usize, usize) {
     (if is_ipv4 { 34 } else { 54 }, if is_tcp { 16 } else { 6 })
@@ -39,33 +14,6 @@ fn place_of(is_ipv4: bool, is_tcp: bool) -> (usize, usize) {
 fn header(flags: HeaderFlags, gso_type: GsoType, gso_bytes: usize) -> VirtioNetHeader {
     let gso_bytes = u16::try_from(gso_bytes).unwrap();
     VirtioNetHeader { flags, gso_type, gso_bytes, ..VirtioNetHeader::PLAIN }
-}
-
-fn bytes_of(packet: &Packet, region: &Region) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    packet.for_each_segment(region, |segment| bytes.extend_from_slice(segment));
-    bytes
-}
-
-fn assert_right(frame: &[u8]) {
-    let headers = PacketHeaders::from_ethernet_slice(frame).unwrap();
-    let (ip, payload) = (headers.net.unwrap(), headers.payload.slice());
-    let (found, expected) = match (headers.transport.unwrap(), ip) {
-        (TransportHeader::Tcp(tcp), NetHeaders::Ipv4(ip, _)) => {
-            (tcp.checksum, tcp.calc_checksum_ipv4(&ip, payload))
-        }
-        (TransportHeader::Tcp(tcp), NetHeaders::Ipv6(ip, _)) => {
-            (tcp.checksum, tcp.calc_checksum_ipv6(&ip, payload))
-        }
-        (TransportHeader::Udp(udp), NetHeaders::Ipv4(ip, _)) => {
-            (udp.checksum, udp.calc_checksum_ipv4(&ip, payload))
-        }
-        (TransportHeader::Udp(udp), NetHeaders::Ipv6(ip, _)) => {
-            (udp.checksum, udp.calc_checksum_ipv6(&ip, payload))
-        }
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(found, expected.unwrap());
 }
 
 proptest! {

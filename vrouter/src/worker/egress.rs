@@ -9,8 +9,10 @@ use crate::{
     handoff::{Handoff, HandoffRings},
     memory::{FramePool, Region},
     outbox::Outbox,
-    packet::Packet,
+    packet::{Offload, Packet},
     port::{PORTS_MAX, PortQueue, PortRef},
+    segment::{Plan, Segmenter},
+    settle::settle,
     stats::WorkerStats,
 };
 
@@ -135,8 +137,8 @@ impl Egress {
         drop_rest(burst, pool, &self.stats, note, |_| DropReason::PortDown);
     }
 
-    /// Puts packets on a transmit ring; the queue counts what is sent of them. Leaves the
-    /// burst empty.
+    /// Puts packets on a transmit ring, each in a form that the port takes; the queue counts what is
+    /// sent of them. Leaves the burst empty.
     fn transmit(
         &mut self,
         slot: QueueSlot,
@@ -147,14 +149,18 @@ impl Egress {
         let Some(owned) = self.queues.touch(slot) else {
             return drop_rest(burst, pool, &self.stats, note, |_| DropReason::TxQueueGone);
         };
-        owned.queue.tx_burst(pool, burst, &self.stats);
-        drop_rest(burst, pool, &self.stats, note, |packet| {
-            if owned.queue.can_send(packet) {
-                DropReason::TxRingFull
-            } else {
-                DropReason::TxUnsendable
+        let offloads = owned.queue.offloads();
+        let mut must_cut = false;
+        for packet in burst.iter_mut() {
+            if packet.offload != Offload::NONE {
+                must_cut |= !settle(packet, offloads, pool.region());
             }
-        });
+        }
+        if must_cut {
+            cut_and_send(owned, burst, pool, &self.stats, note);
+        } else {
+            send(owned, burst, pool, &self.stats, note);
+        }
         self.queues.heat(slot);
     }
 
@@ -167,6 +173,81 @@ impl Egress {
         if let Some(entry) = self.ways.get_mut(usize::from(port.index)) {
             *entry = (port.generation, way);
         }
+    }
+}
+
+/// Puts a burst on the transmit ring, and drops what it does not take.
+fn send(
+    owned: &mut OwnedQueue,
+    burst: &mut Burst,
+    pool: &mut FramePool,
+    stats: &WorkerStats,
+    note: &mut impl NoteDrop,
+) {
+    owned.queue.tx_burst(pool, burst, stats);
+    drop_rest(burst, pool, stats, note, |packet| {
+        if owned.queue.can_send(packet) { DropReason::TxRingFull } else { DropReason::TxUnsendable }
+    });
+}
+
+/// As [`send`], of a burst with packets that the port wants in segments. They go in as many bursts
+/// as it takes, in order.
+#[cold]
+#[inline(never)]
+fn cut_and_send(
+    owned: &mut OwnedQueue,
+    burst: &mut Burst,
+    pool: &mut FramePool,
+    stats: &WorkerStats,
+    note: &mut impl NoteDrop,
+) {
+    let offloads = owned.queue.offloads();
+    let mut out = Burst::new();
+    for mut packet in burst.drain(..) {
+        if settle(&mut packet, offloads, pool.region()) {
+            out.push(packet);
+            if out.is_full() {
+                send_segments(owned, &mut out, pool, stats, note);
+            }
+            continue;
+        }
+        let plan = match Plan::of(&packet, pool.region()) {
+            Ok(plan) => plan,
+            Err(reason) => {
+                drop_one(packet, reason, pool, stats, note);
+                continue;
+            }
+        };
+        stats.segmented(plan.count().saturating_sub(1) as u64);
+        let mut segments = Segmenter::new(packet, plan, offloads.checksum);
+        while let Some(made) = segments.next(pool) {
+            match made {
+                Ok(segment) => out.push(segment),
+                Err(ingress) => stats.dropped(ingress, DropReason::MemoryExhausted, 1),
+            }
+            if out.is_full() {
+                send_segments(owned, &mut out, pool, stats, note);
+            }
+        }
+        segments.end(pool);
+    }
+    send_segments(owned, &mut out, pool, stats, note);
+}
+
+/// As [`send`], with one more try: the segments of one received burst may be more than a ring
+/// holds, and some rings are emptied by a flush.
+fn send_segments(
+    owned: &mut OwnedQueue,
+    burst: &mut Burst,
+    pool: &mut FramePool,
+    stats: &WorkerStats,
+    note: &mut impl NoteDrop,
+) {
+    owned.queue.tx_burst(pool, burst, stats);
+    if !burst.is_empty() {
+        // Whether the peer is gone is found out by the poll's own flush.
+        let _ = owned.queue.flush(pool, stats);
+        send(owned, burst, pool, stats, note);
     }
 }
 
@@ -187,10 +268,20 @@ fn drop_rest(
 ) {
     for packet in burst.drain(..) {
         let reason = reason(&packet);
-        stats.dropped(packet.ingress, reason, 1);
-        note(&packet, reason, pool.region());
-        pool.free_packet(packet);
+        drop_one(packet, reason, pool, stats, note);
     }
+}
+
+fn drop_one(
+    packet: Packet,
+    reason: DropReason,
+    pool: &mut FramePool,
+    stats: &WorkerStats,
+    note: &mut impl NoteDrop,
+) {
+    stats.dropped(packet.ingress, reason, 1);
+    note(&packet, reason, pool.region());
+    pool.free_packet(packet);
 }
 
 fn total_bytes(burst: &Burst) -> u64 {

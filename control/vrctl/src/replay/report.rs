@@ -87,9 +87,11 @@ struct BalanceSummary {
     received: u64,
     generated: u64,
     replicated: u64,
+    segmented: u64,
     sent: u64,
     consumed: u64,
     dropped: u64,
+    merged: u64,
 }
 
 impl From<&ReplaySummary> for Summary {
@@ -110,9 +112,11 @@ impl From<&ReplaySummary> for Summary {
                 received: balance.received,
                 generated: balance.generated,
                 replicated: balance.replicated,
+                segmented: balance.segmented,
                 sent: balance.sent,
                 consumed: balance.consumed,
                 dropped: balance.dropped,
+                merged: balance.merged,
             },
         }
     }

@@ -37,8 +37,8 @@ pub(super) const FAMILIES: &[Family] = &[
     counter(
         "vrouter_packets_total",
         Fates,
-        "Packets by fate: received + generated + replicated = sent + consumed + dropped, and those \
-         under way.",
+        "Packets by fate: received + generated + replicated + segmented = sent + consumed + dropped \
+         + merged, and those under way.",
     ),
     gauge(
         "vrouter_port_up",

@@ -156,9 +156,11 @@ fn fates(report: &Report, sink: &mut Sink<'_>) -> fmt::Result {
         ("received", balance.received),
         ("generated", balance.generated),
         ("replicated", balance.replicated),
+        ("segmented", balance.segmented),
         ("sent", balance.sent),
         ("consumed", balance.consumed),
         ("dropped", balance.dropped),
+        ("merged", balance.merged),
     ];
     fates.into_iter().try_for_each(|(fate, packets)| sink(&[Cow::Borrowed(fate)], packets.into()))
 }

@@ -56,6 +56,8 @@ impl Node {
                 sent: balance.sent,
                 consumed: balance.consumed,
                 dropped: balance.dropped,
+                segmented: balance.segmented,
+                merged: balance.merged,
             }),
             huge_pages: self.engine.region().is_huge(),
             router_mac: config.node().map(|node| mac_octets(node.router_mac)).unwrap_or_default(),
