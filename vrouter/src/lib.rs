@@ -25,6 +25,7 @@ pub mod idle;
 mod local;
 mod lookup;
 pub mod memory;
+mod merge;
 mod netlink;
 pub mod next_hop;
 pub mod outbox;

@@ -102,6 +102,12 @@ impl Offloads {
     pub const ALL: Self =
         Self { checksum: true, tcp_v4: true, tcp_v6: true, udp: true, tcp_ecn: true };
 
+    /// Whether TCP in larger packets than the way's MTU is welcome.
+    #[must_use]
+    pub fn has_tcp(self) -> bool {
+        self.checksum && (self.tcp_v4 || self.tcp_v6)
+    }
+
     /// Whether the far side does all that is left to do to a packet. Of one with TCP's CWR set, see
     /// [`Self::tcp_ecn`]; a checksum that is [`Checksum::Unknown`] has to be looked at.
     #[must_use]

@@ -124,6 +124,12 @@ impl Transport {
         })
     }
 
+    /// Whether the checksum of TCP, or one of UDP that is there, is right.
+    pub(crate) fn is_intact(&self, packet: &Packet, region: &Region) -> bool {
+        let sum = chain::sum(packet, region, self.start, self.bytes);
+        sum.add(self.pseudo_header()).is_intact()
+    }
+
     /// Puts the pseudo header's sum where the checksum belongs, for whoever finishes it. False if
     /// there is no such place.
     pub(crate) fn write_pseudo_header(&self, frame: &mut [u8]) -> bool {

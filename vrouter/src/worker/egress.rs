@@ -8,6 +8,7 @@ use crate::{
     drops::DropReason,
     handoff::{Handoff, HandoffRings},
     memory::{FramePool, Region},
+    merge::merge,
     outbox::Outbox,
     packet::{Offload, Packet},
     port::{PORTS_MAX, PortQueue, PortRef},
@@ -150,6 +151,9 @@ impl Egress {
             return drop_rest(burst, pool, &self.stats, note, |_| DropReason::TxQueueGone);
         };
         let offloads = owned.queue.offloads();
+        if offloads.has_tcp() && burst.len() > 1 {
+            merge(burst, offloads, pool.region(), &self.stats);
+        }
         let mut must_cut = false;
         for packet in burst.iter_mut() {
             if packet.offload != Offload::NONE {
