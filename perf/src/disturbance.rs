@@ -1,6 +1,9 @@
 //! What disturbed a thread while it was measured: others on its CPU, the hypervisor, limits.
 
-use std::fs;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Waiting for its CPU, in thousandths of the time, from which on a thread shared it.
 const SHARED_PER_MILLE: u64 = 5;
@@ -93,11 +96,39 @@ impl Counts {
     }
 }
 
-/// How often this process's control group had used up its time; 0 where it has no limit.
+/// How often this process's control groups, and those they are in, had used up their time; 0 where
+/// none has a limit.
 fn group_throttled() -> u64 {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-    let stat = fs::read_to_string(format!("/sys/fs/cgroup{group}/cpu.stat")).unwrap_or_default();
+    let folders = cpu_groups(&groups);
+    let stats =
+        folders.iter().filter_map(|folder| fs::read_to_string(folder.join("cpu.stat")).ok());
+    stats.map(|stat| times_throttled(&stat)).sum()
+}
+
+/// The folders of the control groups that divide CPU time, of either version of the kernel's
+/// interface (cgroups(7)), from the process's own up to the root.
+fn cpu_groups(groups: &str) -> Vec<PathBuf> {
+    let root_of = |controllers: &str| match controllers {
+        "" => Some("/sys/fs/cgroup"),
+        _ if controllers.split(',').any(|it| it == "cpu") => Some("/sys/fs/cgroup/cpu"),
+        _ => None,
+    };
+    let group = groups.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        Some((Path::new(root_of(parts.next()?)?), parts.next()?))
+    });
+    group.map_or_else(Vec::new, |(root, group)| {
+        let group = group.trim_matches('/');
+        let own = if group.is_empty() { root.to_path_buf() } else { root.join(group) };
+        own.ancestors()
+            .take_while(|folder| folder.starts_with(root))
+            .map(Path::to_path_buf)
+            .collect()
+    })
+}
+
+fn times_throttled(stat: &str) -> u64 {
     let count = stat.lines().find_map(|line| line.strip_prefix("nr_throttled "));
     count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
@@ -125,6 +156,27 @@ mod tests {
         let stat = "cpu  1 2 3 4 5 6 7 8 9 10\ncpu1 1 2 3 4 5 6 7 88 9 10\n";
         assert_eq!(stolen_ticks(stat, 1), 88);
         assert_eq!(stolen_ticks(stat, 11), 0);
+    }
+
+    #[test]
+    fn limits_of_outer_groups_count_in_both_versions_of_the_interface() {
+        let paths = |groups| {
+            let folders = cpu_groups(groups);
+            folders.iter().map(|it| it.display().to_string()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(paths("0::/\n"), "/sys/fs/cgroup");
+        assert_eq!(
+            paths("0::/system.slice/a.service\n"),
+            "/sys/fs/cgroup/system.slice/a.service /sys/fs/cgroup/system.slice /sys/fs/cgroup"
+        );
+        let first = "5:cpuset:/x\n4:cpu,cpuacct:/kubepods/pod1\n1:name=systemd:/y\n";
+        assert_eq!(
+            paths(first),
+            "/sys/fs/cgroup/cpu/kubepods/pod1 /sys/fs/cgroup/cpu/kubepods /sys/fs/cgroup/cpu"
+        );
+        assert_eq!(paths(""), "");
+        assert_eq!(times_throttled("nr_periods 9\nnr_throttled 3\nthrottled_time 17\n"), 3);
+        assert_eq!(times_throttled(""), 0);
     }
 
     #[test]
