@@ -2,7 +2,11 @@
 
 #![expect(clippy::arithmetic_side_effects, reason = "small numbers")]
 
-use std::time::{Duration, Instant};
+use std::{
+    os::fd::BorrowedFd,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 use super::*;
 use crate::{
@@ -10,7 +14,7 @@ use crate::{
     idle::Doorbell,
     memory::{Depot, Region, RegionConfig},
     port::{
-        PortDevice, Steering,
+        PeerGone, PortDevice, Steering,
         memory::{MemoryPeer, MemoryPortConfig, open},
     },
     worker::command::CommandSender,
@@ -52,8 +56,54 @@ struct Bench {
     peers: Vec<MemoryPeer>,
 }
 
+/// A queue that asks the kernel, and how often it did in vain.
+struct Asking {
+    inner: Box<dyn PortQueue>,
+    in_vain: Arc<AtomicUsize>,
+}
+
+impl PortQueue for Asking {
+    fn rx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst) -> usize {
+        let received = self.inner.rx_burst(pool, burst);
+        self.in_vain.fetch_add(usize::from(received == 0), Ordering::Relaxed);
+        received
+    }
+
+    fn tx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst, stats: &WorkerStats) -> usize {
+        self.inner.tx_burst(pool, burst, stats)
+    }
+
+    fn flush(&mut self, pool: &mut FramePool, stats: &WorkerStats) -> Result<(), PeerGone> {
+        self.inner.flush(pool, stats)
+    }
+
+    fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.wait_descriptor()
+    }
+
+    fn asks_kernel(&self) -> bool {
+        true
+    }
+
+    fn drain(&mut self, pool: &mut FramePool, stats: &WorkerStats) -> usize {
+        self.inner.drain(pool, stats)
+    }
+}
+
 impl Bench {
     fn new(ports: u16) -> Self {
+        Self::with(ports, |queue| queue)
+    }
+
+    /// As [`Self::new`], with queues that ask the kernel; also how often they did in vain.
+    fn asking(ports: u16) -> (Self, Arc<AtomicUsize>) {
+        let in_vain = Arc::new(AtomicUsize::new(0));
+        let bench =
+            Self::with(ports, |inner| Box::new(Asking { inner, in_vain: Arc::clone(&in_vain) }));
+        (bench, in_vain)
+    }
+
+    fn with(ports: u16, wrap: impl Fn(Box<dyn PortQueue>) -> Box<dyn PortQueue>) -> Self {
         let config = RegionConfig { frame_count: 4096, frame_bytes: 2048, huge_pages: false };
         let depot = Depot::new(Arc::new(Region::create(&config).unwrap()));
         let bell = Arc::new(Doorbell::new().unwrap());
@@ -76,6 +126,7 @@ impl Bench {
             devices.push(opened.device);
             peers.push(peer);
             for queue in opened.queues {
+                let queue = wrap(queue);
                 assert!(commands.send(Command::Attach { port, queue }).is_ok());
             }
         }
@@ -187,8 +238,50 @@ fn a_poll_receives_a_bounded_number_of_bursts_and_serves_all_queues_in_turn() {
 }
 
 #[test]
+fn a_queue_that_asks_the_kernel_is_found_by_its_descriptor_and_not_asked_in_vain() {
+    let (mut bench, in_vain) = Bench::asking(250);
+    for _ in 0..100 {
+        bench.worker.poll();
+    }
+    assert_eq!(bench.worker.egress.queues.hot_count(), 0);
+    let before = in_vain.load(Ordering::Relaxed);
+    for _ in 0..1000 {
+        bench.worker.poll();
+    }
+    assert_eq!(in_vain.load(Ordering::Relaxed), before);
+    bench.send(0, 1);
+    let polls = (1..1000).find(|_| bench.worker.poll()).unwrap();
+    assert!(polls <= 17, "{polls}");
+    assert_eq!(bench.receive(1), 1);
+    // Beside a busy one, too; and however many there are, all of them.
+    for port in 2..250 {
+        bench.send(port, 1);
+    }
+    let received = |bench: &Bench| {
+        let stats = crate::stats::EngineStats::new([Arc::clone(&bench.worker.stats)]);
+        let port = |index| PortRef { index, generation: 1 };
+        (2..250).filter(|index| stats.port(port(*index)).rx_packets > 0).count()
+    };
+    let bursts = (1..1000).find(|_| {
+        bench.send(0, BURST_PACKETS_MAX);
+        bench.worker.poll();
+        bench.receive(1);
+        received(&bench) == 248
+    });
+    assert!(bursts.unwrap() <= 125, "{bursts:?}");
+}
+
+#[test]
 fn idle_ports_cost_a_busy_worker_little() {
-    let (mut alone, mut crowded) = (Bench::new(2), Bench::new(252));
+    assert_cheap(Bench::new(2), Bench::new(252));
+}
+
+#[test]
+fn idle_ports_that_ask_the_kernel_cost_a_busy_worker_little() {
+    assert_cheap(Bench::asking(2).0, Bench::asking(252).0);
+}
+
+fn assert_cheap(mut alone: Bench, mut crowded: Bench) {
     for _ in 0..200 {
         alone.worker.poll();
         crowded.worker.poll();

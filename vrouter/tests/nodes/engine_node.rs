@@ -73,6 +73,8 @@ pub(crate) struct EngineNode {
     generation: u64,
     /// Pods leave checksums to their interface.
     has_partial_checksums: bool,
+    /// What the node's own stack is behind.
+    host: PodPort,
 }
 
 impl EngineNode {
@@ -84,8 +86,19 @@ impl EngineNode {
 
     /// As [`Self::start`], with so many workers.
     pub(crate) fn start_with(namespace: Namespace, node: Node, peer: Node, workers: u8) -> Self {
+        Self::start_behind(namespace, node, peer, workers, PodPort::Veth)
+    }
+
+    /// As [`Self::start_with`], with the node's own stack behind that.
+    pub(crate) fn start_behind(
+        namespace: Namespace,
+        node: Node,
+        peer: Node,
+        workers: u8,
+        host: PodPort,
+    ) -> Self {
         set_up_uplink(&namespace, node);
-        set_up_host_port(&namespace, node);
+        set_up_host_port(&namespace, node, host);
         let (questions, inbox) = mpsc::channel();
         let path = namespace.path();
         let thread = thread::spawn(move || {
@@ -104,6 +117,7 @@ impl EngineNode {
             thread: Some(thread),
             generation: 0,
             has_partial_checksums: false,
+            host,
         }
     }
 
@@ -139,7 +153,10 @@ impl EngineNode {
     /// Puts everything in force: the pods there are, and the tunnel to the other node.
     pub(crate) fn configure(&mut self, tunnel: Tunnel) {
         let Self { node, peer, pods, has_partial_checksums, .. } = self;
-        let upserts = objects(*node, *peer, pods, tunnel, *has_partial_checksums);
+        let mut upserts = objects(*node, *peer, pods, tunnel, *has_partial_checksums);
+        if self.host == PodPort::Tap {
+            upserts.iter_mut().for_each(put_host_behind_tap);
+        }
         self.apply(api::ObjectBatch { upserts, deletes: vec![] }, true);
     }
 
@@ -272,11 +289,21 @@ fn host_end(number: u8) -> String {
 }
 
 /// The pair toward the node's own stack, and the stack's routes to pods and to the other node's.
-pub(crate) fn set_up_host_port(namespace: &Namespace, node: Node) {
+pub(crate) fn set_up_host_port(namespace: &Namespace, node: Node, port: PodPort) {
     let mac = node.router_mac();
-    namespace.ip(&format!("link add vrhost0 address {mac} type veth peer vrhost1"));
-    namespace.run("ethtool -K vrhost0 tx off");
-    for end in ["vrhost0", "vrhost1"] {
+    let ends = match port {
+        PodPort::Veth => {
+            namespace.ip(&format!("link add vrhost0 address {mac} type veth peer vrhost1"));
+            namespace.run("ethtool -K vrhost0 tx off");
+            &["vrhost0", "vrhost1"][..]
+        }
+        PodPort::Tap => {
+            namespace.ip("tuntap add dev vrhost0 mode tap multi_queue vnet_hdr");
+            namespace.ip(&format!("link set vrhost0 address {mac}"));
+            &["vrhost0"][..]
+        }
+    };
+    for end in ends {
         namespace.sysctl(&format!("net.ipv4.conf.{end}.rp_filter"), "0");
         namespace.ip(&format!("link set {end} mtu 1430"));
         namespace.ip(&format!("link set {end} up"));
@@ -357,6 +384,15 @@ pub(crate) fn objects(
     });
     let all = fixed.into_iter().chain(pods).chain(routes);
     all.map(|kind| api::Object { kind: Some(kind) }).collect()
+}
+
+fn put_host_behind_tap(object: &mut api::Object) {
+    if let Some(api::object::Kind::Port(port)) = &mut object.kind
+        && port.name == "host"
+    {
+        let tap = api::TapBackend { interface: "vrhost0".into(), ..api::TapBackend::default() };
+        port.backend = Some(api::port::Backend::Tap(tap));
+    }
 }
 
 fn bytes(address: IpAddr) -> Vec<u8> {

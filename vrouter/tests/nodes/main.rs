@@ -3,7 +3,7 @@
 //!
 //! Each scenario ends with the conservation of packets and with every frame back.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panic")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
 
 mod changes;
 mod churn;

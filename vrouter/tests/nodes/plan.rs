@@ -104,21 +104,36 @@ impl Pod {
     /// A pod behind a TAP device.
     pub(crate) fn create_tap(node: Node, number: u8, mtu_bytes: u16) -> Self {
         let namespace = Namespace::create("pod");
-        let mac = node.pod_mac(number);
-        namespace.ip("tuntap add dev eth0 mode tap multi_queue vnet_hdr");
-        namespace.ip(&format!("link set eth0 mtu {mtu_bytes} address {mac}"));
+        make_tap(&namespace, node, number, mtu_bytes);
         Self::set_up(namespace, node, number, PodPort::Tap)
     }
 
+    /// Makes the pod's TAP device anew, after it was removed.
+    pub(crate) fn set_up_tap_again(&self, node: Node, number: u8, mtu_bytes: u16) {
+        make_tap(&self.namespace, node, number, mtu_bytes);
+        configure(&self.namespace, node, number);
+    }
+
     fn set_up(namespace: Namespace, node: Node, number: u8, port: PodPort) -> Self {
-        namespace.ip("link set eth0 up");
-        let addresses = node.pod_addresses(number);
-        for (address, gateway) in addresses.into_iter().zip(node.gateways()) {
-            let length = if address.is_ipv4() { 32 } else { 128 };
-            namespace.ip(&format!("addr add {address}/{length} dev eth0 nodad"));
-            namespace.ip(&format!("route add {gateway}/{length} dev eth0"));
-            namespace.ip(&format!("route add default via {gateway} dev eth0 onlink"));
-        }
-        Self { namespace, addresses, port }
+        configure(&namespace, node, number);
+        Self { namespace, addresses: node.pod_addresses(number), port }
+    }
+}
+
+fn make_tap(at: &Namespace, node: Node, number: u8, mtu_bytes: u16) {
+    let mac = node.pod_mac(number);
+    at.ip("tuntap add dev eth0 mode tap multi_queue vnet_hdr");
+    at.ip(&format!("link set eth0 mtu {mtu_bytes} address {mac}"));
+}
+
+/// Switches a pod's `eth0` on, with its addresses and routes.
+fn configure(namespace: &Namespace, node: Node, number: u8) {
+    namespace.ip("link set eth0 up");
+    let addresses = node.pod_addresses(number);
+    for (address, gateway) in addresses.into_iter().zip(node.gateways()) {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        namespace.ip(&format!("addr add {address}/{length} dev eth0 nodad"));
+        namespace.ip(&format!("route add {gateway}/{length} dev eth0"));
+        namespace.ip(&format!("route add default via {gateway} dev eth0 onlink"));
     }
 }

@@ -42,6 +42,12 @@ impl<'a> From<&'a Pod> for Place<'a> {
     }
 }
 
+impl<'a> Place<'a> {
+    pub(crate) fn new(namespace: &'a Namespace, addresses: [IpAddr; 2]) -> Self {
+        Self(namespace, addresses)
+    }
+}
+
 /// Pings and TCP, over both families, with the source address kept.
 pub(crate) fn assert_reaches(from: Place<'_>, to: Place<'_>) {
     for (source, target) in from.1.into_iter().zip(to.1) {

@@ -16,7 +16,7 @@ use crate::{
     daemon_drops::{Daemon, apply},
     engine_node::{EngineNode, Tunnel, objects, set_up_host_port},
     linux_node::{LinuxNode, VTEP_MAC},
-    plan::{Pod, set_up_uplink},
+    plan::{Pod, PodPort, set_up_uplink},
     scenarios::{ONE, TWO, underlay},
     skip_unless_namespaces,
     traffic::{PATIENCE, assert_pings, uninterrupted},
@@ -165,7 +165,7 @@ async fn no_packet_finds_a_tunnel_unresolved_whose_next_hop_the_kernel_knows() {
     let [one, two] = underlay();
     let tunnel = Tunnel { is_v6: false, udp_port: 4789, remote_router_mac: VTEP_MAC };
     set_up_uplink(&one, ONE);
-    set_up_host_port(&one, ONE);
+    set_up_host_port(&one, ONE, PodPort::Veth);
     let pods = [Pod::create(&one, ONE, 10, "veth10", tunnel.mtu_bytes(), 1)];
     let linux = LinuxNode::create(two, TWO, ONE, tunnel, 1);
     assert_pings(&one, TWO.address(false));
