@@ -21,6 +21,12 @@ use crate::{packet::Offloads, virtio_net::VirtioNetHeader};
 /// Where the kernel lets TAP devices be opened.
 const DEVICE: &str = "/dev/net/tun";
 
+/// What we take unfinished from the stack: checksums, and TCP with or without congestion marks.
+const TCP_OFFLOADS: u32 =
+    libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+/// UDP, too: since Linux 6.2.
+const UDP_OFFLOADS: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
 /// Opens the way to TAP devices, those of the calling thread's network namespace.
 pub(super) fn open() -> io::Result<File> {
     // Asking for what is not there has an answer at once.
@@ -57,8 +63,11 @@ pub(super) fn agree(queue: &OwnedFd) -> io::Result<Offloads> {
     set(queue, libc::TUNSETVNETHDRSZ, c_int::try_from(VirtioNetHeader::LEN).unwrap_or(0))?;
     // VirtIO 1.x is little-endian on every machine.
     set(queue, libc::TUNSETVNETLE, 1)?;
-    offload(queue, libc::TUN_F_CSUM)?;
-    Ok(Offloads { checksum: true, ..Offloads::NONE })
+    let udp = offload(queue, TCP_OFFLOADS | UDP_OFFLOADS).is_ok();
+    if !udp {
+        offload(queue, TCP_OFFLOADS)?;
+    }
+    Ok(Offloads { udp, ..Offloads::ALL })
 }
 
 fn set(queue: &OwnedFd, command: libc::Ioctl, value: c_int) -> io::Result<()> {
