@@ -6,6 +6,7 @@
 #[expect(dead_code, reason = "the daemon's own tests use the rest")]
 #[path = "../daemon/rig.rs"]
 mod daemon;
+mod guest;
 mod negotiation;
 mod node;
 mod restarts;

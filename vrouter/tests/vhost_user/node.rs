@@ -1,6 +1,6 @@
 //! A node with one engine and two vhost-user guests, and their sockets.
 
-use std::{path::PathBuf, time::Instant};
+use std::{net::Ipv6Addr, path::PathBuf, time::Instant};
 
 use control_api::engine::{
     ApplyHeader, ListDropsRequest, ListPortsRequest, Node as NodeObject, Object, ObjectBatch, Port,
@@ -25,10 +25,16 @@ pub(crate) struct Guest {
 pub(crate) const A: Guest = Guest { name: "default/a", last: 10 };
 pub(crate) const B: Guest = Guest { name: "default/b", last: 11 };
 const GATEWAY: [u8; 4] = [10, 244, 1, 1];
+const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 1);
 
 impl Guest {
     pub(crate) fn address(self) -> [u8; 4] {
         [10, 244, 1, self.last]
+    }
+
+    /// As people write it: the last part is the same digits as in IPv4.
+    fn address_v6(self) -> Ipv6Addr {
+        format!("fd00:10:244:1::{}", self.last).parse().unwrap()
     }
 
     pub(crate) fn mac(self) -> String {
@@ -97,7 +103,7 @@ impl Node {
             })),
             object(Kind::Vrf(Vrf {
                 name: "default".into(),
-                gateway_addresses: vec![GATEWAY.to_vec()],
+                gateway_addresses: vec![GATEWAY.to_vec(), GATEWAY_V6.octets().into()],
                 gateway_mac: mac(GATEWAY),
                 ..Vrf::default()
             })),
@@ -112,7 +118,7 @@ impl Node {
         object(Kind::Port(Port {
             name: guest.name.into(),
             role: port::Role::Guest.into(),
-            addresses: vec![guest.address().into()],
+            addresses: vec![guest.address().into(), guest.address_v6().octets().into()],
             mac: mac(guest.address()),
             backend: Some(port::Backend::VhostUser(VhostUserBackend {
                 socket_path: self.socket(guest).display().to_string(),

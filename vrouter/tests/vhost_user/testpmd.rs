@@ -37,7 +37,7 @@ pub(crate) fn why_not() -> Option<&'static str> {
 macro_rules! skip_unless_testpmd {
     () => {
         if let Some(why) = $crate::testpmd::why_not() {
-            println!("SKIPPED: {why}");
+            eprintln!("SKIPPED: {why}");
             return;
         }
     };
