@@ -218,7 +218,14 @@ impl<P: Process> Worker<P> {
     #[cold]
     fn look(&mut self) {
         let Self { egress, bed, .. } = self;
-        bed.look().into_iter().for_each(|key| egress.queues.heat_woken(key));
+        let woken = bed.look();
+        // There may be more than can be named at once: unless these were known, look again soon.
+        let may_be_more = woken.is_full();
+        let hot = egress.queues.hot_count();
+        woken.into_iter().for_each(|key| egress.queues.heat_woken(key));
+        if may_be_more && egress.queues.hot_count() > hot {
+            egress.queues.look_again();
+        }
     }
 
     /// Receives, processes and sends one burst; returns how many packets there were.

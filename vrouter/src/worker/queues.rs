@@ -240,6 +240,11 @@ impl Queues {
         is_due
     }
 
+    /// Another look is due after the next poll.
+    pub(super) fn look_again(&mut self) {
+        self.packets_unlooked = PACKETS_PER_LOOK;
+    }
+
     /// How many slots there are to look at.
     pub(super) fn slot_count(&self) -> usize {
         self.slots.len()

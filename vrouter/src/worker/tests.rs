@@ -253,20 +253,24 @@ fn a_queue_that_asks_the_kernel_is_found_by_its_descriptor_and_not_asked_in_vain
     let polls = (1..1000).find(|_| bench.worker.poll()).unwrap();
     assert!(polls <= 17, "{polls}");
     assert_eq!(bench.receive(1), 1);
-    // Beside a busy one, too; and however many there are, all of them.
-    for port in 2..250 {
-        bench.send(port, 1);
+    // Beside a busy one, too; and all of them, if there are more than one look names.
+    let others = 2..40;
+    for port in others.clone() {
+        bench.send(port.into(), 1);
     }
     let received = |bench: &Bench| {
         let stats = crate::stats::EngineStats::new([Arc::clone(&bench.worker.stats)]);
         let port = |index| PortRef { index, generation: 1 };
-        (2..250).filter(|index| stats.port(port(*index)).rx_packets > 0).count()
+        others.clone().filter(|index| stats.port(port(*index)).rx_packets > 0).count()
     };
     let bursts = (1..1000).find(|_| {
-        bench.send(0, BURST_PACKETS_MAX);
+        // Its ring may be full while the others have their turns.
+        for _ in 0..BURST_PACKETS_MAX {
+            bench.peers[0].send(0, &[0; 60]);
+        }
         bench.worker.poll();
         bench.receive(1);
-        received(&bench) == 248
+        received(&bench) == others.len()
     });
     assert!(bursts.unwrap() <= 125, "{bursts:?}");
 }
