@@ -29,7 +29,7 @@ use super::{OpenedPort, PeerGone, PortDevice, PortQueue, PortRef, SteerError, St
 use crate::{
     burst::{BURST_PACKETS_MAX, Burst},
     memory::{Depot, FramePool},
-    packet::Packet,
+    packet::{Offloads, Packet},
     stats::{SentTally, WorkerStats},
 };
 
@@ -44,11 +44,13 @@ pub struct MemoryPortConfig {
     pub queues: u16,
     /// Packets a ring holds.
     pub ring_packets: usize,
+    /// What the far side takes that is not yet fit for a wire.
+    pub offloads: Offloads,
 }
 
 impl Default for MemoryPortConfig {
     fn default() -> Self {
-        Self { queues: 1, ring_packets: 1024 }
+        Self { queues: 1, ring_packets: 1024, offloads: Offloads::NONE }
     }
 }
 
@@ -68,7 +70,8 @@ pub fn open(
     for _ in 0..config.queues {
         let ring = Arc::new(Rings::new(config.ring_packets)?);
         rings.push(Arc::clone(&ring));
-        queues.push(Box::new(MemoryQueue { port, rings: ring, shared: Arc::clone(&shared) }));
+        let shared = Arc::clone(&shared);
+        queues.push(Box::new(MemoryQueue { port, rings: ring, shared, offloads: config.offloads }));
     }
     let pool = FramePool::new(Arc::clone(depot));
     let device = Box::new(MemoryDevice(Arc::clone(&shared)));
@@ -237,6 +240,7 @@ struct MemoryQueue {
     port: PortRef,
     rings: Arc<Rings>,
     shared: Arc<Shared>,
+    offloads: Offloads,
 }
 
 impl PortQueue for MemoryQueue {
@@ -264,6 +268,10 @@ impl PortQueue for MemoryQueue {
             let _ = to_peer.push(packet);
         }
         count
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.offloads
     }
 
     fn flush(&mut self, _pool: &mut FramePool, _stats: &WorkerStats) -> Result<(), PeerGone> {

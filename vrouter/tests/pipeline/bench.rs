@@ -13,6 +13,7 @@ use vrouter::{
     memory::{Depot, FramePool, Region, RegionConfig},
     next_hop::Adjacency,
     outbox::Outbox,
+    packet::Offload,
     pipeline::Pipeline,
     port::PortRef,
     publish::Publisher,
@@ -40,6 +41,8 @@ pub(crate) struct Bench {
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) sent: Vec<(String, Vec<u8>)>,
+    /// What was left to do to each of them.
+    pub(crate) offloads: Vec<Offload>,
     pub(crate) drops: Vec<DropReason>,
 }
 
@@ -156,10 +159,29 @@ impl Bench {
         ingress: PortRef,
         frames: &[Vec<u8>],
     ) -> Outcome {
+        let frames = frames.iter().map(|frame| (&frame[..], Offload::NONE));
+        self.process(worker, ingress, frames)
+    }
+
+    /// Packets with something left to do through worker 0.
+    pub(crate) fn send_unfinished(&mut self, port: &str, frames: &[(Vec<u8>, Offload)]) -> Outcome {
+        let (ingress, _) = self.config.port_by_name(port).unwrap();
+        let frames = frames.iter().map(|(frame, offload)| (&frame[..], *offload));
+        self.process(0, ingress, frames)
+    }
+
+    fn process<'a>(
+        &mut self,
+        worker: usize,
+        ingress: PortRef,
+        frames: impl Iterator<Item = (&'a [u8], Offload)>,
+    ) -> Outcome {
         let mut burst = Burst::new();
-        for frame in frames {
+        for (frame, offload) in frames {
             self.stats.rx(ingress, 1, frame.len() as u64);
-            burst.push(self.pool.copy_in(frame, ingress).unwrap());
+            let mut packet = self.pool.copy_in(frame, ingress).unwrap();
+            packet.offload = offload;
+            burst.push(packet);
         }
         let Self { pipelines, pool, outbox, stats, config, now, .. } = self;
         pipelines[worker].process(ingress, &mut burst, *now, pool, outbox, stats);
@@ -172,6 +194,7 @@ impl Bench {
                 packet.for_each_segment(pool.region(), |bytes| frame.extend_from_slice(bytes));
                 stats.forwarded(packet.ingress, 1);
                 stats.tx(port, 1, frame.len() as u64);
+                outcome.offloads.push(packet.offload);
                 pool.free_packet(packet);
                 outcome.sent.push((object.name.to_string(), frame));
             }
@@ -200,6 +223,17 @@ impl Bench {
             self.pool.free(frame);
         }
         count
+    }
+
+    /// Packets and bytes of all flows' forward directions.
+    pub(crate) fn flow_counts(&self) -> (u64, u64) {
+        let (mut packets, mut bytes) = (0, 0);
+        let now = self.now.ticks();
+        self.flows.table().for_each_connection(now, |connection| {
+            packets += connection.forward_counters.packets;
+            bytes += connection.forward_counters.bytes;
+        });
+        (packets, bytes)
     }
 
     /// What lookups and inserts led to.

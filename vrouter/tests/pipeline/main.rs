@@ -15,6 +15,7 @@ mod gateway;
 mod golden;
 mod icmp_errors;
 mod noise;
+mod offload;
 mod refusals;
 mod rig;
 mod sizes;

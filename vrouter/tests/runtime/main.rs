@@ -9,4 +9,9 @@ mod faults;
 mod handoff;
 mod hot_plug;
 mod idle;
+mod kernel_segments;
+#[path = "../support/namespace.rs"]
+#[expect(dead_code, reason = "shared with tests that need more of it")]
+mod namespace;
+mod offload;
 mod rig;
