@@ -81,6 +81,12 @@ pub trait PortQueue: Send {
         Offloads::NONE
     }
 
+    /// Whether the queue sends anything now. Of a port with several queues, all but the first may be
+    /// left unused by the far side: what is to go through one of those then goes through the first.
+    fn is_open(&self) -> bool {
+        true
+    }
+
     /// Whether the queue could send `packet` if its ring had room.
     fn can_send(&self, _packet: &Packet) -> bool {
         true

@@ -223,8 +223,13 @@ impl<P: Process> Runtime<P> {
                 result = Err(late);
             }
         }
-        for worker in (0..self.worker_count()).filter(|worker| !owners.contains(worker)) {
-            let Some(owner) = owners.get(usize::from(worker) % owners.len().max(1)) else { break };
+        for worker in 0..self.worker_count() {
+            // Whoever has a queue is told who stands in for it while it is not open.
+            let number = if owners.contains(&worker) { 0 } else { usize::from(worker) };
+            let Some(owner) = owners.get(number % owners.len().max(1)) else { break };
+            if *owner == worker {
+                continue;
+            }
             let command = Command::SendVia { port, worker: *owner };
             if let Err((late, _)) = self.send(worker, command) {
                 result = Err(late);

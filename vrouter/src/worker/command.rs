@@ -27,7 +27,8 @@ const REPLIES_MAX: usize = QUEUES_MAX + COMMANDS_MAX;
 pub(crate) enum Command {
     /// Own this queue.
     Attach { port: PortRef, queue: Box<dyn PortQueue> },
-    /// Packets to this port go through a queue of that worker.
+    /// Packets to this port go through a queue of that worker; of a worker that has a queue of its
+    /// own, while that is not open.
     SendVia { port: PortRef, worker: u16 },
     /// Give all queues of this port back, and send nothing there any more.
     Detach { port: PortRef },

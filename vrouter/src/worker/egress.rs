@@ -23,8 +23,8 @@ enum Way {
     /// The port has no queue.
     #[default]
     Closed,
-    /// Through our own queue.
-    Own(QueueSlot),
+    /// Through our own queue, or while it is not open through that worker's, if there is one.
+    Own(QueueSlot, Option<u16>),
     /// Through a queue of that worker.
     Via(u16),
 }
@@ -56,22 +56,28 @@ impl Egress {
         queue: Box<dyn PortQueue>,
     ) -> Result<QueueSlot, Box<dyn PortQueue>> {
         let slot = self.queues.insert(port, queue)?;
-        self.set_way(port, Way::Own(slot));
+        self.set_way(port, Way::Own(slot, None));
         Ok(slot)
     }
 
     /// Gives up a queue, and closes the way if it led there.
     pub(super) fn remove(&mut self, slot: QueueSlot) -> Option<OwnedQueue> {
         let owned = self.queues.remove(slot)?;
-        if self.way(owned.port.index) == Some((owned.port, Way::Own(slot))) {
+        let way = self.way(owned.port.index);
+        if matches!(way, Some((port, Way::Own(own, _))) if (port, own) == (owned.port, slot)) {
             self.close(owned.port);
         }
         Some(owned)
     }
 
-    /// From now on, packets to `port` go to `worker`.
+    /// From now on, packets to `port` go to `worker`; if we have a queue of our own, while that is
+    /// not open.
     pub(super) fn send_via(&mut self, port: PortRef, worker: u16) {
-        self.set_way(port, Way::Via(worker));
+        let way = match self.way(port.index) {
+            Some((owner, Way::Own(slot, _))) if owner == port => Way::Own(slot, Some(worker)),
+            _ => Way::Via(worker),
+        };
+        self.set_way(port, way);
     }
 
     /// From now on, packets to `port` are dropped.
@@ -89,8 +95,12 @@ impl Egress {
         note: &mut impl NoteDrop,
     ) {
         let reason = match self.way(index) {
-            Some((_, Way::Own(slot))) => return self.transmit(slot, burst, pool, note),
-            Some((port, Way::Via(worker))) => {
+            Some((_, Way::Own(slot, substitute)))
+                if substitute.is_none() || self.queues.is_open(slot) =>
+            {
+                return self.transmit(slot, burst, pool, note);
+            }
+            Some((port, Way::Own(_, Some(worker)) | Way::Via(worker))) => {
                 self.handoffs.push_burst(worker, port, burst);
                 DropReason::HandoffRingFull
             }
@@ -123,8 +133,8 @@ impl Egress {
         count > 0
     }
 
-    /// Sends what another worker handed over; leaves the burst empty. It never goes on to a third
-    /// worker.
+    /// Sends what another worker handed over; leaves the burst empty. It goes on to a third worker
+    /// only if that one stands in for our own queue, and has no substitute itself.
     pub(super) fn deliver(
         &mut self,
         index: u16,
@@ -132,8 +142,8 @@ impl Egress {
         pool: &mut FramePool,
         note: &mut impl NoteDrop,
     ) {
-        if let Some((_, Way::Own(slot))) = self.way(index) {
-            return self.transmit(slot, burst, pool, note);
+        if matches!(self.way(index), Some((_, Way::Own(..)))) {
+            return self.send(index, burst, pool, note);
         }
         drop_rest(burst, pool, &self.stats, note, |_| DropReason::PortDown);
     }
@@ -294,7 +304,10 @@ fn total_bytes(burst: &Burst) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::BorrowedFd;
+    use std::{
+        os::fd::BorrowedFd,
+        sync::atomic::{AtomicBool, Ordering::Relaxed},
+    };
 
     use super::*;
     use crate::{
@@ -360,6 +373,67 @@ mod tests {
         for reason in reasons {
             assert_eq!(totals.dropped_for(reason), 1, "{reason:?}");
         }
+    }
+
+    /// Takes everything, if it is open.
+    struct Door(Arc<AtomicBool>);
+
+    impl PortQueue for Door {
+        fn rx_burst(&mut self, _: &mut FramePool, _: &mut Burst) -> usize {
+            0
+        }
+
+        fn tx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst, _: &WorkerStats) -> usize {
+            let count = burst.len();
+            burst.drain(..).for_each(|packet| pool.free_packet(packet));
+            count
+        }
+
+        fn is_open(&self) -> bool {
+            self.0.load(Relaxed)
+        }
+
+        fn flush(&mut self, _: &mut FramePool, _: &WorkerStats) -> Result<(), PeerGone> {
+            Ok(())
+        }
+
+        fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        fn drain(&mut self, _: &mut FramePool, _: &WorkerStats) -> usize {
+            0
+        }
+    }
+
+    #[test]
+    fn a_queue_that_is_not_open_is_stood_in_for() {
+        let config = RegionConfig { frame_count: 64, huge_pages: false, ..Default::default() };
+        let mut pool = FramePool::new(Depot::new(Arc::new(Region::create(&config).unwrap())));
+        let stats = Arc::new(WorkerStats::new());
+        let bells = [(); 2].map(|()| Arc::new(Doorbell::new().unwrap()));
+        let mut rings = HandoffRings::mesh(&bells);
+        let mut first = Egress::new(rings.remove(0), Arc::clone(&stats));
+        let mut second = Egress::new(rings.remove(0), stats);
+        let port = PortRef { index: 1, generation: 3 };
+        let is_open = Arc::new(AtomicBool::new(false));
+        first.attach(port, Box::new(Door(Arc::default()))).ok().unwrap();
+        second.attach(port, Box::new(Door(Arc::clone(&is_open)))).ok().unwrap();
+        second.send_via(port, 0);
+        let mut note = |_: &Packet, reason, _: &Region| panic!("dropped: {reason:?}");
+        let mut outbox = Outbox::new();
+        let mut handed_over = |pool: &mut FramePool| {
+            let mut burst = Burst::new();
+            burst.push(pool.copy_in(&[0; 60], PortRef::ENGINE).unwrap());
+            second.send(port.index, &mut burst, pool, &mut note);
+            assert!(burst.is_empty());
+            let is_there = first.accept_handoffs(0, 64, &mut outbox, pool, &mut note);
+            outbox.drain(|port, burst| first.deliver(port, burst, pool, &mut note));
+            is_there
+        };
+        assert!(handed_over(&mut pool));
+        is_open.store(true, Relaxed);
+        assert!(!handed_over(&mut pool));
     }
 
     #[test]

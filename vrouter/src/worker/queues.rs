@@ -171,6 +171,12 @@ impl Queues {
         u16::try_from(position).ok().map(QueueSlot)
     }
 
+    /// Whether the queue in a slot sends anything now.
+    pub(super) fn is_open(&self, slot: QueueSlot) -> bool {
+        let owned = self.slots.get(usize::from(slot.0));
+        owned.is_some_and(|it| it.as_ref().is_some_and(|it| it.queue.is_open()))
+    }
+
     /// The queue in a slot, to be flushed at the end of this poll.
     pub(super) fn touch(&mut self, slot: QueueSlot) -> Option<&mut OwnedQueue> {
         let owned = self.slots.get_mut(usize::from(slot.0))?.as_mut()?;

@@ -188,6 +188,10 @@ impl PortQueue for VhostUserQueue {
         taken
     }
 
+    fn is_open(&self) -> bool {
+        self.pair.is_some() || self.fault.is_some()
+    }
+
     fn offloads(&self) -> Offloads {
         self.pair.as_ref().map_or(Offloads::NONE, |pair| pair.offloads)
     }

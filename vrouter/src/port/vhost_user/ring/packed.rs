@@ -25,6 +25,7 @@ use super::{
 };
 use crate::port::vhost_user::{
     access::{PackedWords, Words},
+    inflight::InflightNotes,
     log::RingLog,
     memory::GuestMemory,
 };
@@ -60,6 +61,7 @@ pub(in crate::port::vhost_user) struct PackedRing {
     told: u16,
     /// Descriptors completed since.
     untold_slots: u16,
+    inflight: Option<InflightNotes>,
 }
 
 impl PackedRing {
@@ -75,7 +77,7 @@ impl PackedRing {
             _ => return Err(RingError::Position { position, format, size }),
         };
         let error = |area, address| move || RingError::Area { area, address };
-        let ring = Self {
+        let mut ring = Self {
             descriptors: memory
                 .words(setup.descriptor_area, usize::from(size))
                 .ok_or_else(error("descriptor ring", setup.descriptor_area))?,
@@ -92,7 +94,12 @@ impl PackedRing {
             held_back: None,
             told: next.index,
             untold_slots: 0,
+            inflight: setup
+                .inflight
+                .as_ref()
+                .and_then(|region| InflightNotes::open(region, format, size)),
         };
+        ring.resume();
         ring.device_events.at(1).store(EVENTS_DISABLED.to_le(), Relaxed);
         Ok(ring)
     }
@@ -100,6 +107,20 @@ impl PackedRing {
     /// Where the next owner would go on.
     pub(super) fn position(&self) -> RingPosition {
         RingPosition::Packed(self.next)
+    }
+
+    /// Goes on where an engine before this one left off, which the frontend need not know.
+    fn resume(&mut self) {
+        let Some(notes) = &self.inflight else { return };
+        let resumed = notes.resume_packed(self.size, |first| {
+            let flags = u16::from_le(self.words(first.index).flags.load(Acquire));
+            (flags & AVAIL != 0) == first.wrap && (flags & USED != 0) == first.wrap
+        });
+        if let Some(next) = resumed {
+            (self.next, self.cursor, self.told) = (next, next, next.index);
+        }
+        notes.begin_packed(self.next);
+        notes.end_packed(self.next);
     }
 
     /// `slots` behind `from`; at most a round.
@@ -257,8 +278,14 @@ impl DeviceRing for PackedRing {
     #[inline]
     fn publish(&mut self, _log: Option<&RingLog>) {
         if let Some((index, flags)) = self.held_back.take() {
+            if let Some(notes) = &self.inflight {
+                notes.begin_packed(self.next);
+            }
             // Release: a driver that sees these flags sees all that was completed behind them.
             self.words(index).flags.store(flags.to_le(), Release);
+            if let Some(notes) = &self.inflight {
+                notes.end_packed(self.next);
+            }
         }
     }
 

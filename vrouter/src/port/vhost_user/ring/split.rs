@@ -26,6 +26,7 @@ use super::{
 };
 use crate::port::vhost_user::{
     access::{Words, load_pair},
+    inflight::InflightNotes,
     log::RingLog,
     memory::GuestMemory,
 };
@@ -59,6 +60,7 @@ pub(in crate::port::vhost_user) struct SplitRing {
     published: u16,
     /// Where the used index stood when the driver was last thought of.
     told: u16,
+    inflight: Option<InflightNotes>,
 }
 
 impl SplitRing {
@@ -110,7 +112,14 @@ impl SplitRing {
             next,
             published: next,
             told: next,
+            inflight: setup
+                .inflight
+                .as_ref()
+                .and_then(|region| InflightNotes::open(region, format, size)),
         };
+        if let Some(notes) = &ring.inflight {
+            notes.note_split(next);
+        }
         ring.used.at(0).store(NO_NOTIFY.to_le(), Relaxed);
         Ok(ring)
     }
@@ -260,6 +269,9 @@ impl DeviceRing for SplitRing {
         self.published = self.next;
         // Release: a driver that sees the index sees the entries, and what was written to buffers.
         self.used.at(1).store(self.next.to_le(), Release);
+        if let Some(notes) = &self.inflight {
+            notes.note_split(self.next);
+        }
         if let Some(log) = log {
             log.mark_ring(0, USED_LEAD_BYTES);
         }

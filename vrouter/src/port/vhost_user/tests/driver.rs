@@ -47,6 +47,11 @@ impl TestMemory {
         Self { file, memory: Arc::new(GuestMemory::new(vec![region]).unwrap()) }
     }
 
+    /// The only region.
+    pub(super) fn region(&self) -> Arc<MappedRegion> {
+        Arc::clone(&self.memory.regions()[0].mapped)
+    }
+
     pub(super) fn write(&self, guest_address: u64, bytes: &[u8]) {
         let slice = self.memory.translate(guest_address, bytes.len()).unwrap();
         assert_eq!(slice.copy_from(bytes), bytes.len());

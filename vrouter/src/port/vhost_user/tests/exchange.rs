@@ -1,8 +1,9 @@
 //! Frames arrive whole, in order and exactly once, whatever the rings' shape.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, os::fd::OwnedFd, sync::Arc};
 
 use proptest::{collection::vec, prelude::*};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::driver::{
     AREA_BYTES, Buffer, Driver, GUEST_ADDRESS, MEMORY_BYTES, Shape, TestMemory, pair,
@@ -14,9 +15,11 @@ use crate::{
     port::{
         PortQueue, PortRef,
         vhost_user::{
+            inflight::InflightRegion,
+            log::{DirtyLog, RingLog},
             orders::{Answer, QueueControl},
             queue::VhostUserQueue,
-            ring::{RingFeatures, RingFormat},
+            ring::{Ring, RingFeatures, RingFormat, RingPosition, RingSetup},
         },
     },
     stats::{EngineStats, WorkerStats},
@@ -294,12 +297,12 @@ proptest! {
                 // What a successor is told is where this one stands.
                 let position = stopped.rx.position();
                 let format = shape.format;
-                let again = crate::port::vhost_user::ring::RingPosition::from_base(format, position.to_base());
+                let again = RingPosition::from_base(format, position.to_base());
                 prop_assert_eq!(again, position);
                 let mut next = pair(&rig.memory, &rig.rx, &rig.tx);
                 let mut setup = rig.rx.setup(&rig.memory);
                 setup.position = position;
-                next.rx = crate::port::vhost_user::ring::Ring::new(setup).unwrap();
+                next.rx = Ring::new(setup).unwrap();
                 rig.control.start(next).unwrap();
                 rig.flush();
             }
@@ -311,5 +314,160 @@ proptest! {
                 prop_assert!(Some(received) == expected.pop_front());
             }
         }
+    }
+}
+
+fn features(event_index: bool) -> RingFeatures {
+    RingFeatures { event_index, indirect: true, mergeable: true, version_1: true }
+}
+
+/// Offers frames with these numbers, and receives as many as there are.
+fn pass(rig: &mut Rig, numbers: std::ops::Range<u8>) {
+    let expected: Vec<_> = numbers.map(|seed| frame(60, seed)).collect();
+    for sent in &expected {
+        rig.offer_frame(&[&[0; 12], &sent[..]].concat(), &[], false);
+    }
+    assert_eq!(rig.receive(), expected);
+    while rig.rx.take_used(&rig.memory).is_some() {}
+}
+
+#[test]
+fn a_packed_ring_goes_on_where_an_engine_died() {
+    let inflight = TestMemory::new();
+    let region = InflightRegion { mapped: inflight.region(), offset: 64 };
+    let mut rig =
+        Rig::new(Shape { format: RingFormat::Packed, size: 7, features: features(false) });
+    for (round, has_published) in [(0, true), (1, true), (2, false), (3, true)] {
+        let mut rings = pair(&rig.memory, &rig.rx, &rig.tx);
+        // The frontend does not know where the engine before stood.
+        let setup = RingSetup { inflight: Some(region.clone()), ..rig.rx.setup(&rig.memory) };
+        rings.rx = Ring::new(setup).unwrap();
+        rig.control.start(rings).unwrap();
+        rig.flush();
+        while rig.control.answer().is_some() {}
+        pass(&mut rig, 5 * round..5 * round + 5);
+        if !has_published {
+            // It died after noting, and before the driver had its chains back: what it noted is
+            // ahead of the ring.
+            rig.offer_frame(&[&[0; 12], &frame(60, 99)[..]].concat(), &[], false);
+            let next = 64 + 16;
+            let noted = inflight.read_u16(GUEST_ADDRESS + next);
+            inflight.write(GUEST_ADDRESS + next, &((noted + 1) % 7).to_le_bytes());
+            let mut rings = pair(&rig.memory, &rig.rx, &rig.tx);
+            let setup = RingSetup { inflight: Some(region.clone()), ..rig.rx.setup(&rig.memory) };
+            rings.rx = Ring::new(setup).unwrap();
+            rig.control.start(rings).unwrap();
+            rig.flush();
+            assert_eq!(rig.receive(), [frame(60, 99)]);
+            while rig.rx.take_used(&rig.memory).is_some() {}
+        }
+    }
+}
+
+#[test]
+fn what_is_written_is_marked_in_the_log() {
+    for format in [RingFormat::Split, RingFormat::Packed] {
+        let mut rig = Rig::new(Shape { format, size: 8, features: features(false) });
+        let marks = TestMemory::new();
+        let log = Arc::new(DirtyLog::new(&marks.region()).unwrap());
+        rig.control.stop().unwrap();
+        rig.flush();
+        let Some(Answer::Stopped(Some(mut rings))) = rig.control.answer() else { panic!() };
+        let (_, used) = rig.tx.areas();
+        let ring_address = if format == RingFormat::Split { used } else { rig.tx.base };
+        rings.tx.set_log(Some(RingLog { log, ring_address: Some(ring_address) }));
+        rig.control.start(rings).unwrap();
+        rig.flush();
+        let buffer = (GUEST_ADDRESS + 0x40_0ff0, 2000);
+        rig.tx.offer(&rig.memory, &[buffer], None);
+        assert_eq!(rig.send(&[frame(1000, 1)]), 1);
+        let is_marked = |address: u64| {
+            let page = address / 4096;
+            // The log is larger than guest memory is far up: it starts at page 0.
+            marks.read(GUEST_ADDRESS + page / 8, 1)[0] & 1 << (page % 8) != 0
+        };
+        assert!(is_marked(ring_address));
+        assert!(is_marked(buffer.0) && is_marked(buffer.0 + 4096));
+        assert!(!is_marked(buffer.0 + 8192) && !is_marked(buffer.0 - 4096));
+    }
+}
+
+#[test]
+fn a_driver_is_called_when_it_wants_to_be() {
+    for (format, has_events) in [
+        (RingFormat::Split, false),
+        (RingFormat::Split, true),
+        (RingFormat::Packed, false),
+        (RingFormat::Packed, true),
+    ] {
+        let mut rig = Rig::new(Shape { format, size: 8, features: features(has_events) });
+        let call = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let is_called = |call: &OwnedFd| rustix::io::read(call, &mut [0; 8]).is_ok();
+        rig.control.stop().unwrap();
+        rig.flush();
+        let Some(Answer::Stopped(Some(mut rings))) = rig.control.answer() else { panic!() };
+        rings.rx.set_call(Some(call.try_clone().unwrap()));
+        rig.control.start(rings).unwrap();
+        rig.flush();
+        let (driver_area, _) = rig.rx.areas();
+        // The driver asks for no calls, then for some; with event indices for one at the fourth.
+        let (off, on) = match (format, has_events) {
+            (RingFormat::Split, false) => ((0, 1_u16), (0, 0_u16)),
+            (RingFormat::Split, true) => ((4 + 16, 0x8000), (4 + 16, 3)),
+            (RingFormat::Packed, false) => ((2, 1), (2, 0)),
+            (RingFormat::Packed, true) => ((2, 1), (2, 2)),
+        };
+        rig.memory.write(driver_area + off.0, &off.1.to_le_bytes());
+        pass(&mut rig, 0..3);
+        rig.flush();
+        assert!(!is_called(&call), "{format:?} {has_events}");
+        if format == RingFormat::Packed {
+            rig.memory.write(driver_area, &(3_u16 | 1 << 15).to_le_bytes());
+        }
+        rig.memory.write(driver_area + on.0, &on.1.to_le_bytes());
+        pass(&mut rig, 3..4);
+        rig.flush();
+        assert!(is_called(&call), "{format:?} {has_events}");
+        pass(&mut rig, 4..12);
+        rig.flush();
+        assert_eq!(is_called(&call), !has_events || format == RingFormat::Packed);
+        rig.flush();
+        assert!(!is_called(&call));
+    }
+}
+
+#[test]
+fn a_worker_is_woken_by_a_kick_and_by_an_order() {
+    for (format, has_events) in
+        [(RingFormat::Split, false), (RingFormat::Split, true), (RingFormat::Packed, false)]
+    {
+        let mut rig = Rig::new(Shape { format, size: 8, features: features(has_events) });
+        let kick = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let is_woken = |rig: &Rig| {
+            let wait = rig.queue.wait_descriptor().unwrap();
+            let mut waits = [PollFd::from_borrowed_fd(wait, PollFlags::IN)];
+            poll(&mut waits, Some(&Timespec::default())).unwrap() > 0
+        };
+        rig.control.stop().unwrap();
+        assert!(is_woken(&rig), "by the order");
+        rig.queue.disarm();
+        rig.flush();
+        let Some(Answer::Stopped(Some(mut rings))) = rig.control.answer() else { panic!() };
+        rings.rx.set_kick(Some(kick.try_clone().unwrap()));
+        rig.control.start(rings).unwrap();
+        rig.queue.disarm();
+        rig.flush();
+        assert!(!rig.queue.arm() && !is_woken(&rig));
+        rig.offer_frame(&[0; 72], &[], false);
+        rustix::io::write(&kick, &1_u64.to_ne_bytes()).unwrap();
+        assert!(is_woken(&rig));
+        assert!(rig.queue.arm(), "there is something already");
+        rig.queue.disarm();
+        assert_eq!(rig.receive().len(), 1);
+        rig.flush();
+        assert!(!is_woken(&rig) && !rig.queue.arm());
+        // While it slept without a kick, it finds out by itself.
+        rig.offer_frame(&[0; 72], &[], false);
+        assert!(rig.queue.arm());
     }
 }
