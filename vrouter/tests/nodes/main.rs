@@ -14,6 +14,7 @@ mod lab;
 mod linux_node;
 #[path = "../support/namespace.rs"]
 mod namespace;
+mod offload;
 mod plan;
 mod queues;
 mod scenarios;

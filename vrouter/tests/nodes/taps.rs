@@ -40,7 +40,7 @@ fn node(veths: u8, taps: u8, mtu_bytes: u16) -> (EngineNode, Namespace) {
 }
 
 /// A process that is ended with the test.
-struct Running(Child);
+pub(crate) struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -49,7 +49,7 @@ impl Drop for Running {
     }
 }
 
-fn start(at: &Namespace, command: &str) -> Running {
+pub(crate) fn start(at: &Namespace, command: &str) -> Running {
     let child = Command::new("ip")
         .args(["netns", "exec", at.name()])
         .args(command.split_whitespace())
@@ -60,7 +60,7 @@ fn start(at: &Namespace, command: &str) -> Running {
 }
 
 /// Runs a command inside until it succeeds; returns what it printed.
-fn retried(at: &Namespace, command: &str) -> String {
+pub(crate) fn retried(at: &Namespace, command: &str) -> String {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let output = at.try_run(command);
@@ -75,7 +75,7 @@ fn retried(at: &Namespace, command: &str) -> String {
 }
 
 /// Bulk TCP by iperf3 in both directions, and a download by curl.
-fn assert_bulk(from: &Pod, to: &Pod) {
+pub(crate) fn assert_bulk(from: &Pod, to: &Pod) {
     for address in to.addresses {
         let _server = start(&to.namespace, &format!("iperf3 --server --bind {address}"));
         for direction in ["", "--reverse"] {
