@@ -110,20 +110,21 @@ vrctl_on() {
     "$bin/vrctl" --socket "$state/$node/run/engine.sock" --control-socket "$state/$node/run/control.sock" "$@"
 }
 
-# cni NODE VERB POD: calls the plugin as a container runtime does; its answer goes to standard output.
+# cni NODE VERB POD [FIELDS]: calls the plugin as a container runtime does; its answer goes to standard output. FIELDS are more of
+# the network's configuration.
 cni() {
-    local node=$1 verb=$2 pod=$3
+    local node=$1 verb=$2 pod=$3 fields=${4:-}
     CNI_COMMAND=$verb CNI_CONTAINERID=vr-$id-$pod CNI_NETNS=/run/netns/$(netns_of "$pod") CNI_IFNAME=eth0 CNI_PATH=$bin \
         CNI_ARGS="IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=$pod" \
         "$bin/vrouter-cni" <<JSON
-{"cniVersion": "1.0.0", "name": "vrouter", "type": "vrouter-cni", "socket": "$state/$node/run/control.sock"}
+{"cniVersion": "1.1.0", "name": "vrouter", "type": "vrouter-cni", "socket": "$state/$node/run/control.sock"${fields:+, $fields}}
 JSON
 }
 
-# add_pod NODE POD: a namespace, attached.
+# add_pod NODE POD [FIELDS]: a namespace, attached.
 add_pod() {
     new_netns "$2"
-    cni "$1" ADD "$2" >"$state/$1/$2.result" || { cat "$state/$1/$2.result" >&2; return 1; }
+    cni "$1" ADD "$2" "${3:-}" >"$state/$1/$2.result" || { cat "$state/$1/$2.result" >&2; return 1; }
 }
 del_pod() { cni "$1" DEL "$2"; }
 

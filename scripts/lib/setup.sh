@@ -49,9 +49,9 @@ need_rust() {
 # What it takes to build: hwloc for the topology of cores and NUMA nodes, a C compiler for the linker.
 BUILD_PACKAGES=(gcc libc6-dev pkg-config libhwloc-dev libudev-dev)
 # What the demo runs against: real clients and observers.
-DEMO_PACKAGES=(iproute2 iputils-ping iperf3 curl python3 ethtool procps jq)
+DEMO_PACKAGES=(iproute2 iputils-ping iperf3 curl python3 ethtool procps jq dpdk-dev)
 # What the tests take besides: an independent AF_XDP implementation is built from C; peers and observers.
 TEST_PACKAGES=(clang llvm libbpf-dev m4 make libelf-dev zlib1g-dev tcpdump nftables containerd runc busybox-static
-    containernetworking-plugins kmod xz-utils dpdk-dev)
+    containernetworking-plugins kmod xz-utils)
 # What vrouter is measured beside: Open vSwitch with DPDK, testpmd, and DPDK's hash table.
 PEER_PACKAGES=(openvswitch-switch-dpdk dpdk-dev libdpdk-dev)

@@ -26,3 +26,15 @@ try_http() { # FROM TO-NAMESPACE ADDRESS SOURCE: the page arrives, and the serve
     [ "$got" = "$4" ] || { echo "the server saw '${got}', not $4"; return 1; }
     echo "from $4"
 }
+
+# start_vhost_pod NODE POD: testpmd serves the pod's vhost-user port and answers echo requests over IPv4. It has hardly a core's worth
+# to do, and turns all the same: no huge pages, one of everything.
+start_vhost_pod() {
+    local node=$1 pod=$2 path mac
+    path=$(jq -r '.interfaces[0].socketPath' "$state/$node/$pod.result")
+    mac=$(jq -r '.interfaces[0].mac' "$state/$node/$pod.result")
+    (enter_netns "$pod" nice dpdk-testpmd --lcores '0@(0-1),1@(0-1)' --no-pci --no-huge -m 128 --no-telemetry --file-prefix "vr-$id-$pod" \
+        --vdev "net_virtio_user0,path=$path,mac=$mac,queues=1,queue_size=256" -- --forward-mode=icmpecho --total-num-mbufs=4096 \
+        --stats-period=3600) >"$state/$node/$pod.testpmd.log" 2>&1 </dev/null &
+    echo "$! $node/dpdk-testpmd" >>"$state/pids"
+}
