@@ -87,6 +87,33 @@ impl GuestSlice<'_> {
         bytes
     }
 
+    /// The first `N` bytes; `None` if there are fewer.
+    #[inline]
+    #[must_use]
+    pub fn read<const N: usize>(self) -> Option<[u8; N]> {
+        if self.bytes < N {
+            return None;
+        }
+        let mut out = [0; N];
+        // SAFETY: both have `N` bytes.
+        unsafe { ptr::copy_nonoverlapping(self.start.as_ptr(), out.as_mut_ptr(), N) };
+        compiler_fence(SeqCst);
+        Some(out)
+    }
+
+    /// Writes the first `N` bytes; false if there are fewer.
+    #[inline]
+    #[expect(clippy::must_use_candidate, reason = "called for what it does")]
+    pub fn write<const N: usize>(self, bytes: &[u8; N]) -> bool {
+        if self.bytes < N {
+            return false;
+        }
+        // SAFETY: both have `N` bytes.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.as_ptr(), N) };
+        compiler_fence(SeqCst);
+        true
+    }
+
     /// Writes zeros to all of the range.
     pub fn fill_with_zeros(self) {
         // SAFETY: the range is mapped and writable.

@@ -4,9 +4,10 @@
 //! only offers them again and again; a receiver looks at what came, or merely counts it. The device
 //! must use buffers in the order in which they are offered, which all backends that copy do.
 //!
-//! Not here: the protocol over the socket, and what a guest's driver has besides (chains, indirect
-//! tables, offloads).
+//! A [`Client`] sets them up with a backend over its socket. Not here: what a guest's driver has
+//! besides (chains, indirect tables, offloads).
 
+mod client;
 mod packed;
 mod split;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::{fs::File, io, sync::Arc};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
+pub use self::client::{Client, ClientConfig, ClientQueue, ConnectError};
 use self::{packed::PackedDriver, split::SplitDriver};
 use super::{
     access::GuestSlice,

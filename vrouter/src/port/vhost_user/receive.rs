@@ -29,6 +29,9 @@ pub(super) const FRAME_BYTES_MAX: usize = 65_535 + 18;
 /// Bytes of a frame that the first look brings into the cache, beside the line that it starts in.
 const PREFETCH_BYTES: usize = 64;
 
+/// Shorter chains take the slow way, whatever the header's length.
+const PLAIN_BYTES_MIN: usize = VirtioNetHeader::LEN + 1;
+
 /// What a burst of receiving needs beside the ring.
 pub(super) struct Receiver<'a> {
     pub(super) memory: &'a GuestMemory,
@@ -71,7 +74,7 @@ impl Receiver<'_> {
         let mut result = peeked;
         for (head, slice) in heads.iter().zip(slices) {
             let received = match slice {
-                Some(slice) if slice.bytes() > header_bytes && slice.bytes() <= plain_bytes_max => {
+                Some(slice) if (PLAIN_BYTES_MIN..=plain_bytes_max).contains(&slice.bytes()) => {
                     self.receive_plain(slice, header_bytes, burst);
                     Ok(())
                 }
@@ -93,9 +96,9 @@ impl Receiver<'_> {
     /// One buffer, which fits a frame.
     #[inline]
     fn receive_plain(&mut self, slice: GuestSlice<'_>, header_bytes: usize, burst: &mut Burst) {
-        let (header, data) = slice.split_at(header_bytes);
-        let mut bytes = [0; VirtioNetHeader::LEN];
-        header.copy_to(&mut bytes);
+        // Of the shorter header, the last two bytes belong to the frame and say nothing.
+        let header: Option<[u8; VirtioNetHeader::LEN]> = slice.read();
+        let (_, data) = slice.split_at(header_bytes);
         let Some(mut frame) = self.pool.allocate() else {
             return self.refused.add(DropReason::MemoryExhausted, data.bytes() as u64);
         };
@@ -104,8 +107,9 @@ impl Receiver<'_> {
         let len = u16::try_from(len).unwrap_or(0);
         // Made where it goes: moved right after, it would be read before it is in the cache.
         burst.push(Packet::new(frame, HEADROOM_BYTES, len, self.port));
-        if VirtioNetView::parse(&bytes).is_none_or(|view| !view.is_plain()) {
-            self.finish(bytes, burst);
+        let Some(header) = header else { return };
+        if VirtioNetView::parse(&header).is_none_or(|view| !view.is_plain()) {
+            self.finish(header, burst);
         }
     }
 

@@ -87,19 +87,21 @@ impl<'a> Sender<'a> {
         if result.is_ok() || !window.heads.is_empty() {
             for packet in burst.iter_mut() {
                 let header = VirtioNetHeader::of(packet, self.pool.region()).to_bytes();
-                let header = header.get(..header_bytes).unwrap_or(&header);
                 if !packet.is_chained()
                     && let Some((head, slice)) = window.plain()
                     && slice.bytes() >= header_bytes.saturating_add(packet.linear_bytes().into())
                 {
-                    let (place, rest) = slice.split_at(header_bytes);
-                    place.copy_from(header);
+                    let (_, rest) = slice.split_at(header_bytes);
+                    // Of the shorter header, the frame comes over the last two bytes, if it has any.
+                    if !slice.write(&header) {
+                        slice.copy_from(&header);
+                    }
                     let data = packet.data(self.pool.region());
                     let bytes = rest.copy_from(data).saturating_add(header_bytes);
                     self.mark(head.address, bytes);
                     ring.complete(&head, u32::try_from(bytes).unwrap_or(u32::MAX), self.log);
                     window.at = window.at.wrapping_add(1);
-                } else if let Err(refusal) = self.send_chained(ring, &mut window, packet, header) {
+                } else if let Err(refusal) = self.send_chained(ring, &mut window, packet, &header) {
                     match refusal {
                         Refusal::RingFull => break,
                         Refusal::BufferTooSmall => {
@@ -159,8 +161,9 @@ impl<'a> Sender<'a> {
         ring: &mut impl DeviceRing,
         window: &mut Window<'a>,
         packet: &Packet,
-        header: &[u8],
+        header: &[u8; VirtioNetHeader::LEN],
     ) -> Result<(), Refusal> {
+        let header = header.get(..self.features.header_bytes()).unwrap_or(header);
         let needed = header.len().saturating_add(packet.total_bytes() as usize);
         let mut chains = Chains::new();
         let mut parts = AllParts::new();

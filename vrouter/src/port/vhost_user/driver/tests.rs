@@ -1,9 +1,11 @@
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use super::*;
@@ -12,8 +14,9 @@ use crate::{
     memory::{Depot, FramePool, Region, RegionConfig},
     packet::Offloads,
     port::{
-        PortQueue, PortRef,
-        vhost_user::{orders::QueuePair, queue::VhostUserQueue, ring::Ring},
+        Backend, PortOpener, PortQueue, PortRef, PortRequest, Role, SocketAccess, Steering,
+        VhostUserBackend, VhostUserMode,
+        vhost_user::{VhostUserOpener, orders::QueuePair, queue::VhostUserQueue, ring::Ring},
     },
     stats::WorkerStats,
 };
@@ -128,4 +131,97 @@ fn the_largest_rings_wrap_round() {
             assert_eq!(tx.take_used(u16::MAX, |_, _| ()), 32_768);
         }
     }
+}
+
+fn request(socket_path: &Path) -> PortRequest {
+    PortRequest {
+        name: "port".into(),
+        port: PORT,
+        role: Role::Guest,
+        backend: Backend::VhostUser(VhostUserBackend {
+            socket_path: socket_path.to_owned(),
+            mode: VhostUserMode::Server(SocketAccess {
+                uid: rustix::process::getuid().as_raw(),
+                gid: rustix::process::getgid().as_raw(),
+                file_mode: 0o600,
+            }),
+            queue_pairs: Some(2),
+        }),
+        mtu_bytes: None,
+        mac_address: None,
+        worker_count: 2,
+    }
+}
+
+/// A client and the engine's own side of a socket, with a worker that sends frames back.
+fn echo_over_a_socket(format: RingFormat, queue_pairs: u16) {
+    const FRAMES: u64 = 2000;
+    let folder = tempfile::tempdir().unwrap();
+    let socket_path = folder.path().join("port");
+    let request = request(&socket_path);
+    let config = RegionConfig { frame_count: 256, huge_pages: false, ..Default::default() };
+    let mut pool = FramePool::new(Depot::new(Arc::new(Region::create(&config).unwrap())));
+    let mut opened = VhostUserOpener.open(&request, &mut pool).unwrap();
+    opened.device.steer(&Steering::Everything).unwrap();
+    let is_done = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&is_done);
+    let mut queues = opened.queues;
+    let device = thread::spawn(move || {
+        let stats = WorkerStats::new();
+        let mut bursts = [Burst::new(), Burst::new()];
+        while !stop.load(Relaxed) {
+            for (queue, burst) in queues.iter_mut().zip(&mut bursts) {
+                queue.rx_burst(&mut pool, burst);
+                queue.tx_burst(&mut pool, burst, &stats);
+                queue.flush(&mut pool, &stats).unwrap();
+            }
+            thread::yield_now();
+        }
+        for queue in &mut queues {
+            assert_eq!(queue.drain(&mut pool, &stats), 0);
+        }
+    });
+    let config = ClientConfig {
+        format,
+        ring_entries: 64,
+        buffer_bytes: 2048,
+        queue_pairs,
+        mergeable: true,
+        huge_pages: false,
+    };
+    let mut client = Client::connect(&socket_path, config).unwrap();
+    for queue in &mut client.queues {
+        for slot in 0..64 {
+            assert!(queue.tx.write(slot, &[slot.to_le_bytes()[0]; 60]));
+        }
+        queue.rx.offer(64);
+    }
+    let start = Instant::now();
+    for (number, queue) in client.queues.iter_mut().enumerate() {
+        let mut seen = 0;
+        while seen < FRAMES {
+            assert!(start.elapsed() < Duration::from_mins(1), "queue {number}: {seen} frames");
+            queue.tx.take_used(64, |_, _| ());
+            queue.tx.offer(u16::try_from((FRAMES - seen).min(8)).unwrap());
+            let taken = queue.rx.take_used(64, |_, frame| {
+                let mut bytes = [0; 60];
+                assert_eq!((frame.copy_to(&mut bytes), frame.bytes()), (60, 60));
+                assert!(bytes.iter().all(|byte| *byte == bytes[0]));
+                seen += 1;
+            });
+            queue.rx.offer(taken);
+            queue.kick().unwrap();
+            thread::yield_now();
+        }
+    }
+    drop(client);
+    is_done.store(true, Relaxed);
+    device.join().unwrap();
+}
+
+#[test]
+fn a_client_moves_frames_through_the_engines_socket() {
+    echo_over_a_socket(RingFormat::Split, 1);
+    echo_over_a_socket(RingFormat::Packed, 1);
+    echo_over_a_socket(RingFormat::Split, 2);
 }

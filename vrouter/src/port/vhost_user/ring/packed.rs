@@ -139,34 +139,14 @@ impl PackedRing {
         self.descriptors.at(usize::from(index))
     }
 
-    /// The head at the cursor, if there is one; the cursor is then behind its chain.
-    #[inline]
-    fn peek_one(&mut self) -> Result<Option<Head>, RingFault> {
-        let PackedIndex { index, wrap } = self.cursor;
-        let words = self.words(index);
-        // Acquire: the rest of the chain is read after it.
-        let flags = u16::from_le(words.flags.load(Acquire));
-        if (flags & AVAIL != 0) != wrap || (flags & USED != 0) == wrap {
-            return Ok(None);
-        }
-        let address = u64::from_le(words.address.load(Relaxed));
-        let bytes = u32::from_le(words.bytes.load(Relaxed));
-        let id = u16::from_le(words.id.load(Relaxed));
-        let mut head = Head { address, bytes, flags, next: 0, id, index, slots: 1 };
-        if flags & NEXT != 0 {
-            self.measure(&mut head)?;
-        }
-        self.cursor = self.advance(self.cursor, head.slots);
-        Ok(Some(head))
-    }
-
     /// Finds the end of a chain of several descriptors: the last one has the id.
     #[cold]
-    fn measure(&self, head: &mut Head) -> Result<(), RingFault> {
+    #[inline(never)]
+    fn measure(&self, first: PackedIndex, head: &mut Head) -> Result<(), RingFault> {
         let limit = PARTS_MAX.min(usize::from(self.size));
         for slots in 2..=limit {
             head.slots = u16::try_from(slots).unwrap_or(u16::MAX);
-            let last = self.advance(self.cursor, head.slots.wrapping_sub(1));
+            let last = self.advance(first, head.slots.wrapping_sub(1));
             let words = self.words(last.index);
             if u16::from_le(words.flags.load(Relaxed)) & NEXT == 0 {
                 head.id = u16::from_le(words.id.load(Relaxed));
@@ -211,13 +191,31 @@ impl DeviceRing for PackedRing {
 
     #[inline]
     fn peek(&mut self, heads: &mut Heads, heads_max: usize) -> Result<(), RingFault> {
+        let mut cursor = self.cursor;
+        let mut result = Ok(());
         for _ in 0..heads.remaining_capacity().min(heads_max) {
-            match self.peek_one()? {
-                Some(head) => heads.push(head),
-                None => break,
+            let PackedIndex { index, wrap } = cursor;
+            let words = self.words(index);
+            // Acquire: the rest of the chain is read after it.
+            let flags = u16::from_le(words.flags.load(Acquire));
+            if flags & (AVAIL | USED) != if wrap { AVAIL } else { USED } {
+                break;
             }
+            let address = u64::from_le(words.address.load(Relaxed));
+            let bytes = u32::from_le(words.bytes.load(Relaxed));
+            let id = u16::from_le(words.id.load(Relaxed));
+            let mut head = Head { address, bytes, flags, next: 0, id, index, slots: 1 };
+            if flags & NEXT != 0 {
+                result = self.measure(cursor, &mut head);
+                if result.is_err() {
+                    break;
+                }
+            }
+            cursor = self.advance(cursor, head.slots);
+            heads.push(head);
         }
-        Ok(())
+        self.cursor = cursor;
+        result
     }
 
     fn parts<'a>(
