@@ -284,6 +284,22 @@ fn try_open(at: &Namespace, interface: &str, queues: Option<u16>) -> Result<Open
 }
 
 #[test]
+fn what_no_queue_has_room_for_is_the_kernels_drop_and_told() {
+    skip_unless_namespaces!();
+    let at = Namespace::create("taps");
+    at.ip("tuntap add dev tap0 mode tap multi_queue vnet_hdr");
+    at.ip("link set tap0 txqueuelen 10");
+    let port = try_open(&at, "tap0", Some(1)).unwrap();
+    at.ip("link set tap0 up");
+    at.ip("addr add 192.0.2.1/24 dev tap0");
+    at.ip("neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev tap0");
+    // Nobody reads: all beyond ten are dropped.
+    let _ = at.try_run("ping -q -c 40 -l 40 -W 1 192.0.2.2");
+    let dropped = port.device.kernel_rx_dropped().unwrap();
+    assert!((20..=40).contains(&dropped), "{dropped}");
+}
+
+#[test]
 fn what_cannot_be_opened_says_why_and_what_to_do() {
     skip_unless_namespaces!();
     let at = Namespace::create("taps");
@@ -310,6 +326,7 @@ fn what_cannot_be_opened_says_why_and_what_to_do() {
     assert!(text.contains("256 queues at most, so 257 of tap0"), "{text}");
     let port = try_open(&at, "tap0", None).unwrap();
     assert_eq!(port.queues.len(), 3, "one for each worker");
+    assert_eq!((&*port.device.detail(), port.device.kernel_rx_dropped()), ("", Some(0)));
     assert_eq!((port.device.backend(), port.device.mtu_bytes()), ("tap", 1400));
     assert_eq!(port.device.mac_address(), Some([0x0a, 0x58, 0, 0, 0, 7]));
     assert!(port.device.interface().is_some());

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    cell::RefCell,
     io,
     path::Path,
     sync::{
@@ -10,9 +11,15 @@ use std::{
     },
 };
 
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkMessage},
+};
+
 use super::{attach, queue::TapQueue};
 use crate::{
     memory::FramePool,
+    netlink::Connection,
     port::{
         Backend, OpenPortError, OpenedPort, PortDevice, PortInterface, PortOpener, PortQueue,
         PortRequest, SteerError, Steering, TapBackend,
@@ -101,19 +108,31 @@ fn open_device(request: &PortRequest) -> Result<OpenedPort, OpenTapError> {
     let queue_count = queue_count(backend, is_multi_queue, request.worker_count)?;
     let is_steered = Arc::new(AtomicBool::new(false));
     let mut queues: Vec<Box<dyn PortQueue>> = Vec::new();
+    let mut takes_udp = true;
     for queue in 0..queue_count {
         let way = attach::open().map_err(OpenTapError::NoDevice)?;
         let fd = attach::attach(way, &interface.name, is_multi_queue)
             .map_err(|source| refused(&interface.name, queue, source))?;
         let offloads = attach::agree(&fd)
             .map_err(|source| OpenTapError::Header { interface: interface.name.clone(), source })?;
+        takes_udp &= offloads.udp;
         queues.push(Box::new(TapQueue::new(fd, request.port, offloads, Arc::clone(&is_steered))));
     }
     // Another one of that name would be the kernel's answer to ours, if it went meanwhile.
     if find(&backend.interface)?.index != interface.index {
         return Err(OpenTapError::NoInterface { interface: interface.name });
     }
-    Ok(OpenedPort { queues, device: Box::new(TapDevice { interface, is_steered }) })
+    let kernel = Connection::open()
+        .map_err(|source| OpenTapError::Interface { interface: interface.name.clone(), source })?;
+    let mut device = TapDevice {
+        kernel: RefCell::new(kernel),
+        dropped_before: 0,
+        detail: if takes_udp { "" } else { "no UDP segmentation: Linux 6.2 has it" },
+        interface,
+        is_steered,
+    };
+    device.dropped_before = device.tx_dropped().unwrap_or(0);
+    Ok(OpenedPort { queues, device: Box::new(device) })
 }
 
 fn find(name: &str) -> Result<Interface, OpenTapError> {
@@ -175,6 +194,30 @@ struct TapDevice {
     interface: Interface,
     /// Read by the queues.
     is_steered: Arc<AtomicBool>,
+    detail: &'static str,
+    /// A connection in the device's namespace.
+    kernel: RefCell<Connection>,
+    /// What the device had dropped when it was opened.
+    dropped_before: u64,
+}
+
+impl TapDevice {
+    /// What the stack gave the device and no queue had room for.
+    fn tx_dropped(&self) -> Option<u64> {
+        let mut message = LinkMessage::default();
+        message.header.index = self.interface.index;
+        let request = RouteNetlinkMessage::GetLink(message);
+        let answers = self.kernel.borrow_mut().request(request, 0).ok()?;
+        answers.into_iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(link) => {
+                link.attributes.into_iter().find_map(|attribute| match attribute {
+                    LinkAttribute::Stats64(stats) => Some(stats.tx_dropped),
+                    _ => None,
+                })
+            }
+            _ => None,
+        })
+    }
 }
 
 impl PortDevice for TapDevice {
@@ -183,7 +226,7 @@ impl PortDevice for TapDevice {
     }
 
     fn detail(&self) -> Cow<'_, str> {
-        Cow::Borrowed("")
+        Cow::Borrowed(self.detail)
     }
 
     fn mac_address(&self) -> Option<[u8; 6]> {
@@ -209,6 +252,6 @@ impl PortDevice for TapDevice {
     }
 
     fn kernel_rx_dropped(&self) -> Option<u64> {
-        None
+        self.tx_dropped().map(|dropped| dropped.saturating_sub(self.dropped_before))
     }
 }
