@@ -194,10 +194,11 @@ impl Pass<'_> {
         let frame = packet.data_mut(self.pool.region());
         plain.decrement_hop_limit(frame);
         write_macs(frame, hop.destination_mac, hop.source_mac);
+        let outgoing = plain.outgoing(hash.0);
         if packet.offload != Offload::NONE {
-            return self.put_into_tunnel(packet.take(), hop, &plain.outgoing(hash.0));
+            return self.put_unfinished_into_tunnel(packet.take(), hop, &outgoing);
         }
-        match self.write_outer_headers(packet, hop, &plain.outgoing(hash.0)) {
+        match self.write_outer_headers(packet, hop, &outgoing) {
             Some(bytes) if self.snapshot.port(port).is_some() => {
                 self.put_out(port.index, packet.take().with_front(bytes));
             }

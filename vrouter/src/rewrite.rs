@@ -131,12 +131,7 @@ impl Pass<'_> {
     }
 
     /// Puts the outer headers in front of an inner frame, which is finished first, and sends it.
-    pub(crate) fn put_into_tunnel(
-        &mut self,
-        mut packet: Packet,
-        hop: &TunnelHop,
-        outgoing: &Outgoing,
-    ) {
+    fn put_into_tunnel(&mut self, mut packet: Packet, hop: &TunnelHop, outgoing: &Outgoing) {
         if packet.offload != Offload::NONE {
             return self.put_unfinished_into_tunnel(packet, hop, outgoing);
         }

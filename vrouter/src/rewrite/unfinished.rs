@@ -37,7 +37,8 @@ impl Pass<'_> {
     /// Finishes an inner frame and puts it into a tunnel: in segments, if it is to be segmented, each
     /// with outer headers of its own.
     #[cold]
-    pub(super) fn put_unfinished_into_tunnel(
+    #[inline(never)]
+    pub(crate) fn put_unfinished_into_tunnel(
         &mut self,
         mut packet: Packet,
         hop: &TunnelHop,

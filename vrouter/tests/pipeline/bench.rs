@@ -20,6 +20,7 @@ use vrouter::{
     snapshot::Snapshot,
     stats::{EngineStats, TunnelTotals, WorkerStats},
     trace::DropTrace,
+    virtio_net::VirtioNetHeader,
     worker::Process,
 };
 
@@ -35,6 +36,12 @@ pub(crate) struct Bench {
     outbox: Outbox,
     stats: Arc<WorkerStats>,
     pub(crate) now: Now,
+}
+
+/// What is left to do to a packet.
+enum Order {
+    Offload(Offload),
+    Header(VirtioNetHeader),
 }
 
 /// What became of one burst.
@@ -159,14 +166,25 @@ impl Bench {
         ingress: PortRef,
         frames: &[Vec<u8>],
     ) -> Outcome {
-        let frames = frames.iter().map(|frame| (&frame[..], Offload::NONE));
+        let frames = frames.iter().map(|frame| (&frame[..], Order::Offload(Offload::NONE)));
         self.process(worker, ingress, frames)
     }
 
     /// Packets with something left to do through worker 0.
     pub(crate) fn send_unfinished(&mut self, port: &str, frames: &[(Vec<u8>, Offload)]) -> Outcome {
         let (ingress, _) = self.config.port_by_name(port).unwrap();
-        let frames = frames.iter().map(|(frame, offload)| (&frame[..], *offload));
+        let frames = frames.iter().map(|(frame, offload)| (&frame[..], Order::Offload(*offload)));
+        self.process(0, ingress, frames)
+    }
+
+    /// Frames behind virtio-net headers through worker 0; those that are refused are not received.
+    pub(crate) fn send_headed(
+        &mut self,
+        port: &str,
+        frames: &[(Vec<u8>, VirtioNetHeader)],
+    ) -> Outcome {
+        let (ingress, _) = self.config.port_by_name(port).unwrap();
+        let frames = frames.iter().map(|(frame, header)| (&frame[..], Order::Header(*header)));
         self.process(0, ingress, frames)
     }
 
@@ -174,13 +192,21 @@ impl Bench {
         &mut self,
         worker: usize,
         ingress: PortRef,
-        frames: impl Iterator<Item = (&'a [u8], Offload)>,
+        frames: impl Iterator<Item = (&'a [u8], Order)>,
     ) -> Outcome {
         let mut burst = Burst::new();
-        for (frame, offload) in frames {
-            self.stats.rx(ingress, 1, frame.len() as u64);
+        for (frame, order) in frames {
             let mut packet = self.pool.copy_in(frame, ingress).unwrap();
-            packet.offload = offload;
+            match order {
+                Order::Offload(offload) => packet.offload = offload,
+                Order::Header(header) => {
+                    if header.apply(&mut packet, self.pool.region()).is_err() {
+                        self.pool.free_packet(packet);
+                        continue;
+                    }
+                }
+            }
+            self.stats.rx(ingress, 1, frame.len() as u64);
             burst.push(packet);
         }
         let Self { pipelines, pool, outbox, stats, config, now, .. } = self;

@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 
 use etherparse::{PacketBuilder, SlicedPacket, TcpOptionElement, TransportSlice};
+use proptest::{collection::vec, prelude::*};
 use vrouter::{
     drops::DropReason,
     packet::{Checksum, Gso, Offload},
+    virtio_net::{GsoType, HeaderFlags, VirtioNetHeader},
 };
 
 use crate::{
@@ -233,5 +235,86 @@ fn a_flow_counts_a_large_packet_as_one_with_all_its_bytes() {
         bench.send_unfinished("default/pod10", &[(frame, offload)]);
         let after = bench.flow_counts();
         assert_eq!((after.0 - before.0, after.1 - before.1), (1, ip_bytes));
+    }
+}
+
+/// A frame with something left to do, that may be damaged, and the header before it.
+fn headed() -> impl Strategy<Value = (Vec<u8>, VirtioNetHeader)> {
+    let targets = [targets(Node::A), targets(Node::B)].concat();
+    let kinds = prop_oneof![6 => Just(None), 1 => any::<u8>().prop_map(Some)];
+    let sizes = prop_oneof![3 => 0..1400_usize, 2 => 1400..6000_usize];
+    let damage = prop_oneof![
+        4 => Just((0, 0)),
+        1 => (0..90_usize, any::<u8>()),
+    ];
+    let places = (0..2_u16, prop_oneof![6 => Just(0_u16), 1 => any::<u16>()]);
+    (proptest::sample::select(targets), any::<bool>(), sizes, 1..3000_u16, kinds, damage, places)
+        .prop_map(|(target, is_tcp, bytes, gso_bytes, kind, (at, noise), (flags, astray))| {
+            let payload = vec![0x5a; bytes];
+            let mut frame = if is_tcp {
+                tcp(target, 1000, &payload)
+            } else {
+                Udp { payload, ..Udp::from_pod(target) }.frame()
+            };
+            let usual = match (is_tcp, target.is_ipv4()) {
+                _ if bytes <= usize::from(gso_bytes) => GsoType::NONE,
+                (true, true) => GsoType::TCPV4,
+                (true, false) => GsoType::TCPV6,
+                (false, _) => GsoType::UDP_L4,
+            };
+            let header = VirtioNetHeader {
+                flags: HeaderFlags(u8::try_from(flags).unwrap()),
+                gso_type: kind.map_or(usual, GsoType),
+                gso_bytes,
+                checksum_start: astray ^ if target.is_ipv4() { 34 } else { 54 },
+                checksum_offset: if is_tcp { 16 } else { 6 },
+                ..VirtioNetHeader::PLAIN
+            };
+            let at = at % frame.len();
+            frame[at] ^= noise;
+            if target.is_ipv4() {
+                fix_ipv4_checksum(&mut frame);
+            }
+            (frame, header)
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn the_fast_path_does_to_unfinished_packets_what_the_rest_does(
+        bursts in vec(vec(headed(), 1..8), 1..6),
+        is_from_pod: bool,
+    ) {
+        let mut benches = [true, false].map(|is_fast| {
+            let mut bench = Bench::new();
+            bench.set_fast_path(is_fast);
+            let free = bench.frames_free();
+            (bench, free)
+        });
+        for frames in bursts {
+            let [fast, full] = benches.each_mut().map(|(bench, _)| {
+                let port = if is_from_pod { "default/pod10" } else { "host" };
+                let mut outcome = bench.send_headed(port, &frames);
+                outcome.drops.sort_by_key(|reason| *reason as usize);
+                outcome
+            });
+            prop_assert_eq!(&fast.sent, &full.sent);
+            prop_assert_eq!(&fast.offloads, &full.offloads);
+            prop_assert_eq!(&fast.drops, &full.drops);
+            // Nothing unfinished is in a tunnel, and nothing there is too large.
+            for ((port, frame), offload) in fast.sent.iter().zip(&fast.offloads) {
+                if port == "uplink" {
+                    prop_assert_eq!(*offload, Offload::NONE);
+                    prop_assert!(frame.len() <= 1514);
+                }
+            }
+        }
+        let [fast, full] = benches.map(|(mut bench, free)| {
+            assert_eq!(bench.frames_free(), free);
+            (bench.tunnel("peer/ipv4"), bench.flow_counts())
+        });
+        prop_assert_eq!(fast, full);
     }
 }
