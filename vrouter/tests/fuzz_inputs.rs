@@ -28,6 +28,8 @@ mod pipeline;
 #[path = "pipeline/rig.rs"]
 #[expect(dead_code, reason = "the tests of the pipeline use more of it")]
 mod rig;
+#[path = "../fuzz/src/virtio_rings.rs"]
+mod virtio_rings;
 
 /// Runs a target's body on each of its seeds, and on each cut short at up to `cuts` lengths.
 fn run_seeds(target: &str, cuts: usize, body: fn(&[u8])) {
@@ -65,4 +67,9 @@ fn seeds_of_the_pcap_target_hold() {
 #[test]
 fn seeds_of_the_pipeline_target_hold() {
     run_seeds("pipeline", 10, pipeline::run);
+}
+
+#[test]
+fn seeds_of_the_virtio_rings_target_hold() {
+    run_seeds("virtio_rings", 20, virtio_rings::run);
 }
