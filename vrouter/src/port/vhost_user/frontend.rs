@@ -153,9 +153,12 @@ impl<'a> Frontend<'a> {
         request: Request,
         queues: &mut Queues,
     ) -> Result<Reply, RequestFault> {
-        let reply = self.carry_out(request, queues)?;
-        self.start_ready(queues)?;
-        Ok(reply)
+        let outcome = self.carry_out(request, queues);
+        // Also after a request that was refused, for which rings may have been stopped.
+        if outcome.as_ref().err().is_none_or(|fault| !fault.is_fatal()) {
+            self.start_ready(queues)?;
+        }
+        outcome
     }
 
     /// Says whether packets may come in; until then no ring is worked on.

@@ -10,6 +10,9 @@
 //! does not give rings back keeps the guest's memory mapped and the port without a frontend until
 //! it does, and takes nothing else along.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},

@@ -9,7 +9,9 @@ use std::{
 };
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use vhost::vhost_user::message::{VhostUserInflight, VhostUserProtocolFeatures as Protocol};
+use vhost::vhost_user::message::{
+    VhostUserInflight, VhostUserLog, VhostUserProtocolFeatures as Protocol,
+};
 use vm_memory::ByteValued;
 
 use super::{
@@ -92,8 +94,9 @@ impl Memory {
             }
             Request::SetLogBase { log, file } => {
                 self.log = Some(map_log(log, file)?);
-                // An answer of no bytes is what QEMU waits for.
-                return Ok(Reply::Body(Vec::new()));
+                // QEMU takes an answer of any size, crate `vhost` one with the request's body.
+                let body = VhostUserLog::new(log.bytes, log.offset);
+                return Ok(Reply::Body(body.as_slice().to_vec()));
             }
             Request::GetInflight(shape) => {
                 return self.make_inflight(check(shape, rings)?);

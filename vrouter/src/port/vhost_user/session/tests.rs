@@ -1,0 +1,127 @@
+//! Sessions between a worker that does nothing but obey, and frontends: that of crate `vhost`, and
+//! one that sends whatever it likes.
+
+mod client;
+mod hostile;
+mod noise;
+mod well_behaved;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    memory::{Depot, FramePool, Region, RegionConfig},
+    port::{
+        Backend, PortDevice, PortOpener, PortQueue, PortRef, PortRequest, Role, SocketAccess,
+        Steering, VhostUserBackend, VhostUserMode, vhost_user::VhostUserOpener,
+    },
+    stats::WorkerStats,
+};
+
+/// The machine may stall for seconds.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+const MAC: [u8; 6] = [0x0a, 0x58, 10, 244, 1, 10];
+
+/// An open port and its worker.
+struct Port {
+    device: Box<dyn PortDevice>,
+    worker: Option<JoinHandle<Vec<Box<dyn PortQueue>>>>,
+    is_awake: Arc<AtomicBool>,
+    is_stopping: Arc<AtomicBool>,
+    depot: Arc<Depot>,
+    folder: TempDir,
+}
+
+impl Port {
+    /// A port that packets may come in on.
+    fn open(queue_pairs: u16) -> Self {
+        let mut port = Self::open_unsteered(queue_pairs);
+        port.device.steer(&Steering::Everything).unwrap();
+        port
+    }
+
+    fn open_unsteered(queue_pairs: u16) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        let request = PortRequest {
+            name: "default/a".into(),
+            port: PortRef { index: 7, generation: 1 },
+            role: Role::Guest,
+            backend: Backend::VhostUser(VhostUserBackend {
+                socket_path: folder.path().join("port.sock"),
+                mode: VhostUserMode::Server(SocketAccess { uid, gid, file_mode: 0o600 }),
+                queue_pairs: Some(queue_pairs),
+            }),
+            mtu_bytes: Some(9000),
+            mac_address: Some(MAC),
+            worker_count: 1,
+        };
+        let config = RegionConfig { frame_count: 256, frame_bytes: 2048, huge_pages: false };
+        let depot = Depot::new(Arc::new(Region::create(&config).unwrap()));
+        let mut pool = FramePool::new(Arc::clone(&depot));
+        let opened = VhostUserOpener.open(&request, &mut pool).unwrap();
+        let is_awake = Arc::new(AtomicBool::new(true));
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let mut queues = opened.queues;
+        let (awake, stopping) = (Arc::clone(&is_awake), Arc::clone(&is_stopping));
+        let work = move || {
+            let stats = WorkerStats::new();
+            while !stopping.load(SeqCst) {
+                for queue in queues.iter_mut().filter(|_| awake.load(SeqCst)) {
+                    queue.flush(&mut pool, &stats).unwrap();
+                }
+                thread::yield_now();
+            }
+            for queue in &mut queues {
+                assert_eq!(queue.drain(&mut pool, &stats), 0);
+            }
+            queues
+        };
+        let worker = Some(thread::spawn(work));
+        Self { device: opened.device, worker, is_awake, is_stopping, depot, folder }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("port.sock")
+    }
+
+    /// Makes the worker stand still, or go on.
+    fn wake_worker(&self, is_awake: bool) {
+        self.is_awake.store(is_awake, SeqCst);
+    }
+
+    /// Waits until the port's detail contains `words`.
+    fn wait_for(&self, words: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let detail = self.device.detail().into_owned();
+            if detail.contains(words) {
+                return detail;
+            }
+            assert!(Instant::now() < deadline, "no \"{words}\" but \"{detail}\"");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Closes the port as the runtime does: queues first.
+    fn close(mut self) {
+        let frames = self.depot.region().frame_count() as usize;
+        self.is_stopping.store(true, SeqCst);
+        drop(self.worker.take().unwrap().join().unwrap());
+        let socket = self.socket();
+        assert!(socket.exists());
+        drop(self.device);
+        assert!(!socket.exists());
+        assert_eq!(self.depot.frames_free(), frames);
+    }
+}
