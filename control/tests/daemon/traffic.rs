@@ -1,17 +1,26 @@
 //! All three programs together: what pods notice when one of them is killed.
 
 use std::{
+    fs,
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt},
+        net::UnixStream,
+    },
     process::{Child, Command, Stdio},
     time::Instant,
 };
+
+use rustix::fs::{Gid, Uid, chown};
+use serde_json::json;
 
 use crate::node::{LIMIT, Node, delete_namespace, ip_json, need_namespaces, run};
 
 const RANGES: &str = "10.244.1.0/24, 'fd00:10:244:1::/64'";
 
-/// A node with the real engine and two pods.
-async fn start() -> (Node, [String; 2]) {
+/// A node with the real engine and two pods, its own stack and they behind ports of a type.
+async fn start(port_type: &str) -> (Node, [String; 2]) {
     let mut node = Node::new(RANGES);
+    node.write_config(&format!("pod_port_type = '{port_type}'\nhost_port_type = '{port_type}'"));
     node.start_engine();
     node.start().await;
     node.until_in_step().await;
@@ -53,7 +62,13 @@ fn answered(pings: Child) -> (u32, u32) {
 #[tokio::test(flavor = "multi_thread")]
 async fn control_killed_and_restarted_loses_no_packet() {
     need_namespaces!();
-    let (mut node, [one, _two]) = start().await;
+    for port_type in ["veth", "tap"] {
+        kill_control(port_type).await;
+    }
+}
+
+async fn kill_control(port_type: &str) {
+    let (mut node, [one, _two]) = start(port_type).await;
     until_answered(&node, &one, "10.244.1.3").await;
     // A late answer is no lost one: the machine stalls for seconds.
     let options = ["-c", "200", "-i", "0.02", "-W", "20"];
@@ -70,7 +85,13 @@ async fn control_killed_and_restarted_loses_no_packet() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_engine_is_programmed_again_and_pods_go_on() {
     need_namespaces!();
-    let (mut node, [one, two]) = start().await;
+    for port_type in ["veth", "tap"] {
+        kill_engine(port_type).await;
+    }
+}
+
+async fn kill_engine(port_type: &str) {
+    let (mut node, [one, two]) = start(port_type).await;
     let interface = |pod: &String| {
         let link = ip_json(pod, &["link", "show", "eth0"]);
         (link[0]["ifindex"].clone(), link[0]["link_index"].clone(), link[0]["address"].clone())
@@ -88,7 +109,7 @@ async fn a_killed_engine_is_programmed_again_and_pods_go_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_and_pods_reach_each_other_and_nothing_is_left_after() {
     need_namespaces!();
-    let (mut node, [one, two]) = start().await;
+    let (mut node, [one, two]) = start("veth").await;
     let own = node.namespace();
     for (from, to) in [
         (&own, "10.244.1.2"),
@@ -112,4 +133,44 @@ async fn nodes_and_pods_reach_each_other_and_nothing_is_left_after() {
     let three = node.add_pod("three");
     node.verb("ADD", "three").succeed().await;
     until_answered(&node, &three, "192.0.2.1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engine_makes_the_socket_of_a_pod_and_makes_it_again() {
+    need_namespaces!();
+    let mut node = Node::new(RANGES);
+    node.start_engine();
+    node.start().await;
+    node.until_in_step().await;
+    let folder = node.path("shared-dir");
+    fs::create_dir(&folder).unwrap();
+    chown(&folder, Some(Uid::from_raw(1001)), Some(Gid::from_raw(1002))).unwrap();
+    node.add_pod("fast");
+    let with = |verb| {
+        let verb = node.verb(verb, "fast").with("portType", json!("vhost-user"));
+        verb.with("sharedDir", json!(folder))
+    };
+    let result = with("ADD").succeed().await;
+    let socket = folder.join("id-fast-eth0");
+    assert_eq!(result["interfaces"][0]["socketPath"], socket.to_str().unwrap());
+    let found = fs::symlink_metadata(&socket).unwrap();
+    assert!(found.file_type().is_socket());
+    assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (1001, 1002, 0o660));
+    UnixStream::connect(&socket).unwrap();
+    with("CHECK").with("prevResult", result.clone()).succeed().await;
+
+    node.kill_engine();
+    node.until_status("noticed", |status| !status.engine_connected).await;
+    node.start_engine();
+    node.until_in_step().await;
+    let started = Instant::now();
+    while UnixStream::connect(&socket).is_err() {
+        assert!(started.elapsed() < LIMIT, "nobody listens\n{}", node.log());
+        tokio::task::yield_now().await;
+    }
+    let verb = node.verb("CHECK", "fast").with("prevResult", result);
+    verb.succeed().await;
+    node.verb("DEL", "fast").succeed().await;
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    assert_eq!(node.attachments().await, []);
 }
