@@ -33,6 +33,7 @@ pub mod packet;
 mod parse;
 pub mod pipeline;
 pub mod placement;
+pub mod policy;
 pub mod port;
 pub mod publish;
 mod rate_limit;
