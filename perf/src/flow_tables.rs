@@ -9,7 +9,7 @@
 mod maps;
 mod ours;
 
-use flowtable::FlowKey;
+use flowtable::{CreateTableError, FlowKey};
 use std::net::Ipv4Addr;
 
 pub use maps::{dashmap, papaya, rw_lock, scc};
@@ -51,7 +51,8 @@ pub trait FlowMap {
 
 /// Makes a table for `directions` entries, of which it is to be `load_percent` full once they are
 /// in it. General maps grow as they like.
-pub type MakeFlowMap = fn(directions: u32, load_percent: u32) -> Box<dyn FlowMap>;
+pub type MakeFlowMap =
+    fn(directions: u32, load_percent: u32) -> Result<Box<dyn FlowMap>, CreateTableError>;
 
 /// Every kind of table, ours first.
 pub const ALL: [(&str, MakeFlowMap); 5] = [
@@ -102,7 +103,7 @@ mod tests {
         let connections: Vec<_> = (0..5000).map(key).collect();
         let (gone, there) = connections.split_at(1000);
         for (name, make) in ALL {
-            let map = make(10_000, 50);
+            let map = make(10_000, 50).unwrap();
             assert_eq!(map.name(), name);
             let (mut one, mut other) = (map.access(), map.access());
             one.insert_pairs(&connections);
@@ -118,7 +119,7 @@ mod tests {
 
     #[test]
     fn packets_are_of_the_connections_asked_for() {
-        let map = ours(2000, 50);
+        let map = ours(2000, 50).unwrap();
         let mut access = map.access();
         access.insert_pairs(&(100..200).map(key).collect::<Vec<_>>());
         assert_eq!(access.look_up(&packets(100, 100, 1000)), 1000);

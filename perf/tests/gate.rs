@@ -98,6 +98,20 @@ fn a_case_that_is_new_or_gone_fails() {
 }
 
 #[test]
+fn a_file_without_counts_fails_whichever_it_is() {
+    if !is_possible() {
+        return;
+    }
+    let empty = json!({ "rustc": "1.0.0", "processor": "x", "instructions_per_packet": {} });
+    for broken in [json!("<<<<<<< conflict"), json!({}), empty] {
+        for (now, before) in [(&baseline(), &broken), (&broken, &baseline())] {
+            let (passes, text) = gate(now, before);
+            assert!(!passes && text.contains("holds no counts of instructions"), "{text}");
+        }
+    }
+}
+
+#[test]
 fn a_baseline_of_another_compiler_or_processor_is_not_compared_with() {
     if !is_possible() {
         return;

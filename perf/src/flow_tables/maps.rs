@@ -7,7 +7,7 @@ use std::{
 };
 
 use ahash::RandomState;
-use flowtable::FlowKey;
+use flowtable::{CreateTableError, FlowKey};
 
 use super::{Access, BURST_KEYS, FlowMap};
 
@@ -72,9 +72,12 @@ fn hasher() -> RandomState {
 }
 
 /// `dashmap`: shards, each behind a lock.
-#[must_use]
-pub fn dashmap(directions: u32, _load_percent: u32) -> Box<dyn FlowMap> {
-    shared(dashmap::DashMap::with_capacity_and_hasher(directions as usize, hasher()))
+///
+/// # Errors
+///
+/// Never: all that a map of its kind needs comes as it grows.
+pub fn dashmap(directions: u32, _load_percent: u32) -> Result<Box<dyn FlowMap>, CreateTableError> {
+    Ok(shared(dashmap::DashMap::with_capacity_and_hasher(directions as usize, hasher())))
 }
 
 impl<S: BuildHasher + Clone + Send + Sync> Map for dashmap::DashMap<FlowKey, Verb, S> {
@@ -94,9 +97,12 @@ impl<S: BuildHasher + Clone + Send + Sync> Map for dashmap::DashMap<FlowKey, Ver
 }
 
 /// `papaya`: lock-free, with deferred reclamation.
-#[must_use]
-pub fn papaya(directions: u32, _load_percent: u32) -> Box<dyn FlowMap> {
-    shared(papaya::HashMap::with_capacity_and_hasher(directions as usize, hasher()))
+///
+/// # Errors
+///
+/// Never: all that a map of its kind needs comes as it grows.
+pub fn papaya(directions: u32, _load_percent: u32) -> Result<Box<dyn FlowMap>, CreateTableError> {
+    Ok(shared(papaya::HashMap::with_capacity_and_hasher(directions as usize, hasher())))
 }
 
 impl<S: BuildHasher + Send + Sync> Map for papaya::HashMap<FlowKey, Verb, S> {
@@ -121,9 +127,12 @@ impl<S: BuildHasher + Send + Sync> Map for papaya::HashMap<FlowKey, Verb, S> {
 }
 
 /// `scc`: buckets, each behind a lock.
-#[must_use]
-pub fn scc(directions: u32, _load_percent: u32) -> Box<dyn FlowMap> {
-    shared(scc::HashMap::with_capacity_and_hasher(directions as usize, hasher()))
+///
+/// # Errors
+///
+/// Never: all that a map of its kind needs comes as it grows.
+pub fn scc(directions: u32, _load_percent: u32) -> Result<Box<dyn FlowMap>, CreateTableError> {
+    Ok(shared(scc::HashMap::with_capacity_and_hasher(directions as usize, hasher())))
 }
 
 impl<S: BuildHasher + Send + Sync> Map for scc::HashMap<FlowKey, Verb, S> {
@@ -143,9 +152,15 @@ impl<S: BuildHasher + Send + Sync> Map for scc::HashMap<FlowKey, Verb, S> {
 }
 
 /// The standard library's map behind one lock, taken once a burst.
-#[must_use]
-pub fn rw_lock(directions: u32, _load_percent: u32) -> Box<dyn FlowMap> {
-    shared(Locked(RwLock::new(HashMap::with_capacity_and_hasher(directions as usize, hasher()))))
+///
+/// # Errors
+///
+/// Never: all that a map of its kind needs comes as it grows.
+pub fn rw_lock(directions: u32, _load_percent: u32) -> Result<Box<dyn FlowMap>, CreateTableError> {
+    Ok(shared(Locked(RwLock::new(HashMap::with_capacity_and_hasher(
+        directions as usize,
+        hasher(),
+    )))))
 }
 
 struct Locked(RwLock<HashMap<FlowKey, Verb, RandomState>>);

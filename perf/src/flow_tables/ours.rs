@@ -7,9 +7,9 @@ use std::sync::{
 use std::thread;
 
 use flowtable::{
-    Action, Config, ConfigView, FlowHash, FlowKey, FlowRef, FlowTable, FlowWorker, InsertOutcome,
-    Lookup, Memory, NewConnection, PacketFacts, Removal, ScopeVersions, Scopes, Tracking,
-    TransportFacts,
+    Action, Config, ConfigView, CreateTableError, FlowHash, FlowKey, FlowRef, FlowTable,
+    FlowWorker, InsertOutcome, Lookup, Memory, NewConnection, PacketFacts, Removal, ScopeVersions,
+    Scopes, Tracking, TransportFacts,
 };
 
 use super::{Access, BURST_KEYS, FlowMap};
@@ -40,12 +40,10 @@ struct User {
 
 /// The engine's flow table, on huge pages if there are any.
 ///
-/// # Panics
+/// # Errors
 ///
-/// Where there is no memory for it.
-#[must_use]
-#[expect(clippy::expect_used, reason = "a measurement without its table is none")]
-pub fn ours(directions: u32, load_percent: u32) -> Box<dyn FlowMap> {
+/// Fails where there is no memory for it.
+pub fn ours(directions: u32, load_percent: u32) -> Result<Box<dyn FlowMap>, CreateTableError> {
     let connections = u64::from(directions) * u64::from(SLOTS_TAKEN_PERCENT)
         / u64::from(load_percent.clamp(1, SLOTS_TAKEN_PERCENT))
         / 2;
@@ -56,9 +54,8 @@ pub fn ours(directions: u32, load_percent: u32) -> Box<dyn FlowMap> {
         hash_key: [0x1234_5678, 0x9abc_def0],
         memory: Memory::Memfd { huge_pages: true },
         tracking: Tracking::default(),
-    })
-    .expect("there is memory for the flow table");
-    Box::new(Ours { table: Arc::new(table), users: AtomicUsize::new(0) })
+    })?;
+    Ok(Box::new(Ours { table: Arc::new(table), users: AtomicUsize::new(0) }))
 }
 
 impl FlowMap for Ours {

@@ -159,7 +159,7 @@ pub(crate) fn run(options: &FlowtableOptions) -> anyhow::Result<()> {
 
 /// Measures a case; tells in `skipped` who is left out, and why.
 fn measure(setup: &Setup, skipped: &mut Vec<String>) -> anyhow::Result<Vec<Row>> {
-    let mut contenders = maps::contenders(setup);
+    let mut contenders = maps::contenders(setup)?;
     for (name, peer) in processes::contenders(setup) {
         match peer {
             Ok(contender) => contenders.push(contender),

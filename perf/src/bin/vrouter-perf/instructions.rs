@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use flowtable::FlowKey;
 use perf::{
     bench_node::{BenchNode, frames},
-    flow_tables::{Access, key, ours, packets},
+    flow_tables::{Access, FlowMap, key, ours, packets},
     traffic::Way,
 };
 use serde::Serialize;
@@ -131,7 +131,7 @@ fn forward(node: &mut BenchNode, way: Way, frames: &[Vec<u8>]) -> anyhow::Result
 }
 
 fn lookups(first: u32, expected: usize) -> anyhow::Result<()> {
-    let (mut access, _) = table(OPERATIONS);
+    let (mut access, _) = table(OPERATIONS)?;
     let keys = packets(first, OPERATIONS, OPERATIONS as usize);
     access.look_up(&keys);
     match measured_part(|| access.look_up(&keys)) {
@@ -141,7 +141,7 @@ fn lookups(first: u32, expected: usize) -> anyhow::Result<()> {
 }
 
 fn inserts() -> anyhow::Result<()> {
-    let (mut access, _) = table(FLOWS);
+    let (mut access, _) = table(FLOWS)?;
     let keys: Vec<FlowKey> = (FLOWS..FLOWS + OPERATIONS).map(key).collect();
     measured_part(|| access.insert_pairs(&keys));
     let found = access.look_up(&keys);
@@ -150,9 +150,9 @@ fn inserts() -> anyhow::Result<()> {
 }
 
 /// A table with the first `connections` in it, and room for twice as many directions as come.
-fn table(connections: u32) -> (Box<dyn Access>, Box<dyn perf::flow_tables::FlowMap>) {
-    let map = ours(OPERATIONS * 4, 50);
+fn table(connections: u32) -> anyhow::Result<(Box<dyn Access>, Box<dyn FlowMap>)> {
+    let map = ours(OPERATIONS * 4, 50)?;
     let mut access = map.access();
     access.insert_pairs(&(0..connections).map(key).collect::<Vec<_>>());
-    (access, map)
+    Ok((access, map))
 }

@@ -15,11 +15,13 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use perf::machine::Machine;
+use serde::Serialize;
 
 use self::{
     document::Section,
     results::{Comparison, FlowtableRow, PipelineRow, read},
 };
+use crate::report;
 
 #[derive(Args, Debug)]
 pub(crate) struct PlotOptions {
@@ -41,6 +43,9 @@ pub(crate) struct PlotOptions {
     /// The document.
     #[arg(long, value_name = "FILE", default_value = "docs/benchmarks.md")]
     document: PathBuf,
+    /// Writes which files were made to a file; `-` is the standard output.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 const HEAD: &str = "\
@@ -60,13 +65,28 @@ pub(crate) fn run(options: &PlotOptions) -> anyhow::Result<()> {
     if flowtable.is_none() && pipeline.is_none() && comparison.is_none() {
         bail!("there is nothing to plot; give results with --flowtable, --pipeline or --compare");
     }
+    let is_empty = flowtable.as_ref().is_none_or(Vec::is_empty)
+        && pipeline.as_ref().is_none_or(Vec::is_empty)
+        && comparison.as_ref().is_none_or(|it| it.rows.is_empty());
+    if is_empty {
+        bail!("these results hold no row; measure again");
+    }
+    // The first measurement's: its load is that before everything.
+    let machine = flowtable
+        .iter()
+        .flatten()
+        .find_map(|row| row.machine.clone())
+        .or_else(|| pipeline.iter().flatten().find_map(|row| row.machine.clone()))
+        .or_else(|| comparison.as_ref().map(|it| it.machine.clone()));
     let plots = relative(&options.plots, &options.document);
     let sections = [
-        head(options.note.as_deref(), comparison.as_ref().map(|it| &it.machine)),
+        head(options.note.as_deref(), machine.as_ref()),
         flowtable::section(flowtable.as_deref(), &plots),
         pipeline::section(pipeline.as_deref(), &plots),
         compare::section(comparison.as_ref(), &plots),
     ];
+    report::check_json(options.json.as_deref()).context("cannot write the results")?;
+    let mut written = Written { document: &options.document, charts: Vec::new() };
     fs::create_dir_all(&options.plots)
         .with_context(|| format!("cannot make {}", options.plots.display()))?;
     let mut text = String::new();
@@ -76,9 +96,19 @@ pub(crate) fn run(options: &PlotOptions) -> anyhow::Result<()> {
             let path = options.plots.join(format!("{}.svg", chart.name));
             let svg = chart.svg().with_context(|| format!("cannot draw {}", chart.name))?;
             write(&path, &svg)?;
+            written.charts.push(path);
         }
     }
-    write(&options.document, &format!("{}\n", text.trim_end()))
+    write(&options.document, &format!("{}\n", text.trim_end()))?;
+    report::write_json(&written, options.json.as_deref()).context("cannot write the results")?;
+    Ok(())
+}
+
+/// The files that were made.
+#[derive(Debug, Serialize)]
+struct Written<'a> {
+    document: &'a Path,
+    charts: Vec<PathBuf>,
 }
 
 fn head(note: Option<&str>, machine: Option<&Machine>) -> Section {
@@ -87,7 +117,7 @@ fn head(note: Option<&str>, machine: Option<&Machine>) -> Section {
     head.push("## Machine");
     if let Some(machine) = machine {
         head.push(&format!(
-            "{}, {} CPUs, Linux {}. Load before the comparison {:.2}, {} free huge pages of 2 MiB.",
+            "{}, {} CPUs, Linux {}. Load before the measurements {:.2}, {} free huge pages of 2 MiB.",
             machine.cpu_model,
             machine.cpus,
             machine.kernel,

@@ -66,13 +66,31 @@ pub(crate) fn write_json(rows: &impl Serialize, json: Option<&Path>) -> io::Resu
     Ok(true)
 }
 
+/// A row as JSON has it: with what it was measured on.
+#[derive(Debug, Serialize)]
+struct OnMachine<'a, T> {
+    #[serde(flatten)]
+    row: &'a T,
+    machine: &'a Machine,
+}
+
+/// As [`write_json`], with the machine in each row.
+pub(crate) fn write_rows(
+    machine: &Machine,
+    rows: &[impl Serialize],
+    json: Option<&Path>,
+) -> io::Result<bool> {
+    let rows: Vec<_> = rows.iter().map(|row| OnMachine { row, machine }).collect();
+    write_json(&rows, json)
+}
+
 pub(crate) fn flowtable(
     machine: &Machine,
     rows: &[Row],
     skipped: &[String],
     json: Option<&Path>,
 ) -> io::Result<()> {
-    if !write_json(&rows, json)? {
+    if !write_rows(machine, rows, json)? {
         for reason in skipped {
             eprintln!("{reason}");
         }

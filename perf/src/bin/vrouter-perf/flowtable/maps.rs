@@ -10,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::bail;
-use flowtable::FlowKey;
+use anyhow::{Context, bail};
+use flowtable::{CreateTableError, FlowKey};
 use perf::{
     figures::Figures,
     flow_tables::{ALL, Access, FlowMap, MakeFlowMap, key},
@@ -34,10 +34,17 @@ struct Filled {
 }
 
 /// Every table that is asked for.
-pub(super) fn contenders(setup: &Setup) -> Vec<Box<dyn Contender>> {
+pub(super) fn contenders(setup: &Setup) -> anyhow::Result<Vec<Box<dyn Contender>>> {
     let keys: Arc<[FlowKey]> = setup.keys().into();
     let wanted = ALL.iter().filter(|(name, _)| setup.wants(name));
-    wanted.map(|(_, make)| Box::new(Filled::new(*make, setup, &keys)) as _).collect()
+    wanted
+        .map(|(name, make)| {
+            let filled = Filled::new(*make, setup, &keys);
+            filled
+                .map(|it| Box::new(it) as _)
+                .with_context(|| format!("cannot make a table of {name}"))
+        })
+        .collect()
 }
 
 impl Contender for Filled {
@@ -66,10 +73,14 @@ impl Contender for Filled {
 }
 
 impl Filled {
-    fn new(make: MakeFlowMap, setup: &Setup, keys: &Arc<[FlowKey]>) -> Self {
+    fn new(
+        make: MakeFlowMap,
+        setup: &Setup,
+        keys: &Arc<[FlowKey]>,
+    ) -> Result<Self, CreateTableError> {
         let connections = setup.connections();
         let before = heap_bytes();
-        let map = make(setup.flows, setup.load_percent());
+        let map = make(setup.flows, setup.load_percent())?;
         let mut access = map.access();
         for first in (0..connections).step_by(4096) {
             let keys: Vec<FlowKey> =
@@ -77,7 +88,7 @@ impl Filled {
             access.insert_pairs(&keys);
         }
         let bytes = map.bytes_outside_heap() + heap_bytes().saturating_sub(before);
-        Self {
+        Ok(Self {
             churner: Some(map.access()),
             churn_cpu: setup.churn_cpu,
             bytes_per_direction: per(bytes, connections as usize * 2),
@@ -85,7 +96,7 @@ impl Filled {
             access,
             connections,
             keys: Arc::clone(keys),
-        }
+        })
     }
 
     /// Nanoseconds a lookup.

@@ -9,7 +9,7 @@ use crate::report;
 /// Writes the rows: JSON where it was asked for, and a table unless that went to the standard
 /// output.
 pub(super) fn show(setting: &Setting, rows: &[Row], json: Option<&Path>) -> io::Result<()> {
-    if !report::write_json(&rows, json)? {
+    if !report::write_rows(&setting.machine, rows, json)? {
         return Ok(());
     }
     report::describe(&setting.machine);

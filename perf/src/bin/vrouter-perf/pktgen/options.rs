@@ -72,10 +72,13 @@ pub(crate) struct PktgenOptions {
     #[arg(long, conflicts_with = "packets", requires = "tx")]
     pub(crate) search: bool,
     /// With --search: a part that may be lost; may be repeated [default: 0 and 0.005].
-    #[arg(long = "loss", value_name = "RATIO", value_parser = ratio, requires = "search")]
+    // What it requires may not stand beside --packets, and then clap would not ask for it.
+    #[arg(long = "loss", value_name = "RATIO", value_parser = ratio, requires = "search",
+          conflicts_with = "packets")]
     pub(crate) losses: Vec<f64>,
     /// With --search: how near good and bad rates have to be, as a part of the rate.
-    #[arg(long, value_name = "RATIO", value_parser = ratio, default_value_t = 0.005)]
+    #[arg(long, value_name = "RATIO", value_parser = ratio, default_value_t = 0.005,
+          requires = "search", conflicts_with = "packets")]
     pub(crate) precision: f64,
     /// Frame size in bytes with FCS, a mix, imix or rfc2544; may be repeated.
     #[arg(long = "frame", value_name = "SIZE", default_value = "64", value_parser = Frames::parse)]

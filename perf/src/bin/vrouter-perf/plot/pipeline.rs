@@ -32,11 +32,14 @@ first packets: decided, entered for both directions, and sent. `mix` comes in on
 directions. `churn` is `ipv4-routed` while the configuration changes all the time and statistics are \
 scraped, in windows between quiet ones.";
 
-const NOT_FAIR: [&str; 3] = [
+const NOT_FAIR: [&str; 5] = [
     "Frames come from memory that the cache may hold: with one flow they always do. A NIC writes them \
      to memory, and its driver's descriptors come on top.",
     "The time-stamp counter has a constant rate; the core's own clock may be faster or slower.",
     "There is one worker; what cores share (memory bandwidth, the last cache) is not contended for.",
+    "No policy and no service is set, for there are none yet; sources and connections are checked.",
+    "Churn changes routes that no measured flow takes: every flow meets each new version and is found \
+     right under it; none is judged anew.",
 ];
 
 pub(super) fn section(rows: Option<&[PipelineRow]>, plots: &str) -> Section {

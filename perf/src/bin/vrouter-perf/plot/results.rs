@@ -18,6 +18,7 @@ pub(super) struct FlowtableRow {
     pub(super) rounds_preempted: u32,
     pub(super) churn_per_second: Option<f64>,
     pub(super) is_on_huge_pages: Option<bool>,
+    pub(super) machine: Option<Machine>,
 }
 
 /// A row of `vrouter-perf pipeline`.
@@ -34,6 +35,7 @@ pub(super) struct PipelineRow {
     pub(super) marks: Vec<String>,
     pub(super) quiet_cycles_per_packet: Option<Figures>,
     pub(super) updates_per_second: Option<f64>,
+    pub(super) machine: Option<Machine>,
 }
 
 /// A row of `vrouter-perf compare`.
