@@ -1,9 +1,9 @@
 //! Policy: which new connections the pods behind a port may have.
 //!
-//! A port is isolated in a direction if it has a [`PolicySet`] for it. A set is a list of rules, each
-//! of which lets some peers in on some ports (or out to them); what no rule lets pass is denied.
-//! Judging asks one table: the peer's address leads to a *class*, and each class has a table of
-//! protocols and ports. So it takes as long for one rule as for a thousand.
+//! A port is isolated in a direction if it has a [`PolicySet`] for it. A set is a list of rules,
+//! each of which lets some peers in on some ports (or out to them); what no rule lets pass is
+//! denied. Judging asks one table: the peer's address leads to a *class*, and each class has a
+//! table of protocols and ports. So it takes as long for one rule as for a thousand.
 //!
 //! ```text
 //! peer's address ─► longest prefix ─► class ─► protocol and port ─► rule, or none: denied
