@@ -70,14 +70,12 @@ offloads tso on tx-udp-segmentation off gso off; transfer 20 10.244.1.11
 offloads tx off; transfer 20 fd00:10:244:1::11
 offloads rx off 2>/dev/null || true; transfer 20 10.244.1.11
 offloads rx on tx on tso on gso on 2>/dev/null || true
-if [ -e "$folder/restarts" ]; then
 say "awaits a restart"
 ip netns exec a ping -q -i 0.2 10.244.1.11 >"$folder/ping" & pinging=$!
 await restarted
 ping_b; transfer 20 10.244.1.11
 kill -INT $pinging; wait $pinging || true
 say "restarted: $(grep transmitted "$folder/ping")"
-fi
 touch "$folder/rebooting"; sync
 echo b >/proc/sysrq-trigger
 sleep 60
@@ -173,18 +171,15 @@ impl Drop for Machine {
     }
 }
 
-/// Boots, pings, moves bytes with and without offloads, outlives an engine if that `restarts`,
+/// Boots, pings, moves bytes with and without offloads, outlives an engine that is killed,
 /// reboots, and is gone.
-async fn live(device: &str, ring: &str, restarts: bool) {
+async fn live(device: &str, ring: &str) {
     let Some(lab) = lab() else {
         eprintln!("SKIPPED: there is no lab at ../shared/lab/lab.sh, or named by LAB");
         return;
     };
     let mut node = Node::start(Shape { mode: Mode::Server, queue_pairs: 1 }).await;
     let mut machine = Machine::boot(&lab, &node, device);
-    if restarts {
-        machine.tell("restarts");
-    }
     machine.wait_for("pinged", 1).await;
     for guest in [A, B] {
         let detail = node.wait_for_rings(guest).await;
@@ -192,16 +187,14 @@ async fn live(device: &str, ring: &str, restarts: bool) {
     }
     machine.wait_for("transferred 100 MiB", 1).await;
     machine.wait_for("transferred 20 MiB", 5).await;
-    if restarts {
-        machine.wait_for("awaits a restart", 1).await;
-        node.kill_engine();
-        node.restart_engine().await;
-        for guest in [A, B] {
-            node.wait_for_rings(guest).await;
-        }
-        machine.tell("restarted");
-        machine.wait_for("restarted: ", 1).await;
+    machine.wait_for("awaits a restart", 1).await;
+    node.kill_engine();
+    node.restart_engine().await;
+    for guest in [A, B] {
+        node.wait_for_rings(guest).await;
     }
+    machine.tell("restarted");
+    machine.wait_for("restarted: ", 1).await;
     machine.wait_for("back", 1).await;
     drop(machine);
     for guest in [A, B] {
@@ -212,10 +205,10 @@ async fn live(device: &str, ring: &str, restarts: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_virtual_machine_lives_on_split_rings() {
-    live("packed=off", "split ring", true).await;
+    live("packed=off", "split ring").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_virtual_machine_lives_on_packed_rings() {
-    live("packed=on", "packed ring", false).await;
+    live("packed=on", "packed ring").await;
 }

@@ -222,6 +222,7 @@ impl DriverRing {
             driver_area,
             device_area,
             position: RingPosition::start(format),
+            is_resumed: false,
             features,
             kick: None,
             call: None,

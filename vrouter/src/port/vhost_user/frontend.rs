@@ -180,7 +180,7 @@ impl<'a> Frontend<'a> {
         let (tx, rx) = (2 * queue, 2 * queue + 1);
         for (ring, position) in [(tx, positions.tx), (rx, positions.rx)] {
             let Some(state) = self.rings.get_mut(ring) else { continue };
-            state.base = Some(position.to_base());
+            (state.base, state.is_resumed) = (Some(position.to_base()), true);
             state.is_started = false;
             if fault.is_some()
                 && let Some(error) = &state.error
@@ -315,7 +315,8 @@ impl<'a> Frontend<'a> {
                 if !is_packed && base > u16::MAX.into() {
                     return Err(RequestFault::RingBase { base });
                 }
-                self.stopped_ring(ring, queues)?.base = Some(base);
+                let state = self.stopped_ring(ring, queues)?;
+                (state.base, state.is_resumed) = (Some(base), false);
             }
             Request::SetRingKick { ring, file } => {
                 let state = self.stopped_ring(ring, queues)?;
@@ -379,7 +380,7 @@ impl<'a> Frontend<'a> {
         if let Some(positions) = queues.stop(queue)? {
             for (ring, position) in [(2 * queue, positions.tx), (2 * queue + 1, positions.rx)] {
                 if let Some(state) = self.rings.get_mut(ring) {
-                    state.base = Some(position.to_base());
+                    (state.base, state.is_resumed) = (Some(position.to_base()), true);
                 }
             }
         }
@@ -402,8 +403,12 @@ impl<'a> Frontend<'a> {
                 continue;
             }
             let failed = |source| RequestFault::Ring { queue, source };
-            let tx = tx.make(&around, self.memory.inflight(2 * queue)).map_err(failed)?;
-            let rx = rx.make(&around, self.memory.inflight(2 * queue + 1)).map_err(failed)?;
+            let tx = tx
+                .make(&around, self.memory.inflight(2 * queue, format(features)))
+                .map_err(failed)?;
+            let rx = rx
+                .make(&around, self.memory.inflight(2 * queue + 1, format(features)))
+                .map_err(failed)?;
             let (Some(tx), Some(rx)) = (tx, rx) else { continue };
             let pair = QueuePair { rx, tx, offloads: offloads(features) };
             queues.start(queue, pair).map_err(|source| RequestFault::Order { queue, source })?;

@@ -4,7 +4,7 @@
 //! The frontend keeps the region over a restart of the engine and gives it back. Since chains are
 //! completed in order and within the burst that took them, no single one is ever noted as under
 //! way: what a successor needs is the position up to which they were published. Of a split ring the
-//! used ring has it too, of a packed one only this region does.
+//! used ring has it too; of a packed one only this region does for certain.
 //!
 //! | offset | split | packed |
 //! |---|---|---|

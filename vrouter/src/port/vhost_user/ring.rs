@@ -136,6 +136,8 @@ pub struct RingSetup {
     pub device_area: u64,
     /// Where to go on.
     pub position: RingPosition,
+    /// The position is where this engine gave the ring back, and not what the frontend believes.
+    pub is_resumed: bool,
     /// What was negotiated.
     pub features: RingFeatures,
     /// Where the driver tells that it made something available; `None` if it never tells.

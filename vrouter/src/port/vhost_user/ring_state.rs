@@ -19,6 +19,8 @@ pub(super) struct RingState {
     pub(super) addresses: Option<RingAddresses>,
     /// Where to go on, as the protocol's number; `None`: at the start.
     pub(super) base: Option<u32>,
+    /// That is where a worker left off, and not what the frontend believes.
+    pub(super) is_resumed: bool,
     pub(super) kick: Option<OwnedFd>,
     pub(super) call: Option<OwnedFd>,
     /// Where to tell of a fault.
@@ -74,6 +76,7 @@ impl RingState {
             driver_area: addresses.driver_area,
             device_area: addresses.device_area,
             position: self.base.map_or(start, |base| RingPosition::from_base(format, base)),
+            is_resumed: self.is_resumed,
             features: ring_features(around.features),
             kick: copy(&self.kick)?,
             call: copy(&self.call)?,

@@ -21,6 +21,7 @@ use super::{
         mapping::MappedRegion,
         memory::{GuestMemory, GuestRegion},
         request::{FileArea, InflightShape, MemoryRegion, Request},
+        ring::RingFormat,
     },
     Reply, RequestFault,
 };
@@ -29,8 +30,8 @@ use super::{
 /// it runs.
 const SLOTS_MAX: usize = 64;
 
-/// Bytes of one ring's part of an in-flight area: where it stands, in a cache line of its own.
-const RING_BYTES: usize = 64;
+/// Each part begins on a cache line.
+const INFLIGHT_ALIGNMENT: usize = 64;
 
 /// Memory that a frontend shares.
 #[derive(Debug, Default)]
@@ -45,7 +46,7 @@ pub(super) struct Memory {
 #[derive(Debug)]
 struct Inflight {
     mapped: Arc<MappedRegion>,
-    rings: usize,
+    shape: InflightShape,
 }
 
 impl Memory {
@@ -77,10 +78,11 @@ impl Memory {
     }
 
     /// A ring's part of the area for what is in flight.
-    pub(super) fn inflight(&self, ring: usize) -> Option<InflightRegion> {
-        let Inflight { mapped, rings } = self.inflight.as_ref()?;
-        (ring < *rings)
-            .then(|| InflightRegion { mapped: Arc::clone(mapped), offset: ring * RING_BYTES })
+    pub(super) fn inflight(&self, ring: usize, format: RingFormat) -> Option<InflightRegion> {
+        let Inflight { mapped, shape } = self.inflight.as_ref()?;
+        let offset = ring.checked_mul(part_bytes(format, shape.entries))?;
+        (ring < usize::from(shape.rings))
+            .then(|| InflightRegion { mapped: Arc::clone(mapped), offset })
     }
 
     /// Carries out a request about memory. No ring is running if [`Self::moves_rings`].
@@ -150,7 +152,7 @@ impl Memory {
     }
 
     fn make_inflight(&mut self, shape: InflightShape) -> Result<Reply, RequestFault> {
-        let bytes = Inflight::bytes(shape);
+        let bytes = Inflight::bytes(shape, RingFormat::Packed);
         let made = make_file(bytes).map_err(RequestFault::MakeInflight)?;
         let area = FileArea { offset: 0, bytes };
         let copy = made.try_clone().map_err(RequestFault::MakeInflight)?;
@@ -163,19 +165,29 @@ impl Memory {
 impl Inflight {
     fn map(shape: InflightShape, area: FileArea, file: OwnedFd) -> Result<Self, RequestFault> {
         let InflightShape { rings, entries } = shape;
-        if area.bytes < Self::bytes(shape) {
+        if area.bytes < Self::bytes(shape, RingFormat::Split) {
             return Err(RequestFault::InflightShape { rings, entries });
         }
         Ok(Self {
             mapped: Arc::new(MappedRegion::map(&File::from(file), area.offset, area.bytes)?),
-            rings: rings.into(),
+            shape,
         })
     }
 
-    fn bytes(shape: InflightShape) -> u64 {
-        let each = RING_BYTES as u64;
+    fn bytes(shape: InflightShape, format: RingFormat) -> u64 {
+        let each = part_bytes(format, shape.entries) as u64;
         each.saturating_mul(shape.rings.into())
     }
+}
+
+/// Bytes of one ring's part of an in-flight area: as the protocol lays it out, since it may come
+/// from another backend.
+fn part_bytes(format: RingFormat, entries: u16) -> usize {
+    let (lead, state) = match format {
+        RingFormat::Split => (16, 16),
+        RingFormat::Packed => (32, 32),
+    };
+    (lead + state * usize::from(entries)).next_multiple_of(INFLIGHT_ALIGNMENT)
 }
 
 /// An in-flight area is for as many rings as there are, at most.

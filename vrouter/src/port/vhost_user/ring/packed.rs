@@ -8,6 +8,8 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+mod recovery;
+
 use std::sync::atomic::{
     AtomicU16,
     Ordering::{Acquire, Relaxed, Release, SeqCst},
@@ -99,7 +101,13 @@ impl PackedRing {
                 .as_ref()
                 .and_then(|region| InflightNotes::open(region, format, size)),
         };
-        ring.resume();
+        if !setup.is_resumed {
+            ring.resume(next);
+        }
+        if let Some(notes) = &ring.inflight {
+            notes.begin_packed(ring.next);
+            notes.end_packed(ring.next);
+        }
         ring.device_events.at(1).store(EVENTS_DISABLED.to_le(), Relaxed);
         Ok(ring)
     }
@@ -110,17 +118,32 @@ impl PackedRing {
     }
 
     /// Goes on where an engine before this one left off, which the frontend need not know.
-    fn resume(&mut self) {
-        let Some(notes) = &self.inflight else { return };
-        let resumed = notes.resume_packed(self.size, |first| {
-            let flags = u16::from_le(self.words(first.index).flags.load(Acquire));
-            (flags & AVAIL != 0) == first.wrap && (flags & USED != 0) == first.wrap
-        });
-        if let Some(next) = resumed {
-            (self.next, self.cursor, self.told) = (next, next, next.index);
+    #[cold]
+    fn resume(&mut self, start: PackedIndex) {
+        let flags = |index| u16::from_le(self.words(index).flags.load(Acquire));
+        let is_used = |place: PackedIndex| recovery::is_used(place, flags(place.index));
+        let noted = self.inflight.as_ref().and_then(|it| it.resume_packed(self.size, is_used));
+        let mut next = match noted {
+            // Whatever was noted was about another ring.
+            _ if recovery::is_fresh(self.size, flags) => start,
+            Some(noted) => noted,
+            None if start == (PackedIndex { index: 0, wrap: true }) => {
+                recovery::find(self.size, flags)
+            }
+            None => start,
+        };
+        // It may have died in the middle of a burst.
+        if let Some(place) = recovery::held_back(next, self.size, flags) {
+            let turn = if place.wrap { AVAIL | USED } else { 0 };
+            self.words(place.index).flags.store(turn.to_le(), Release);
         }
-        notes.begin_packed(self.next);
-        notes.end_packed(self.next);
+        for _ in 0..self.size {
+            if !is_used(next) {
+                break;
+            }
+            next = self.advance(next, 1);
+        }
+        (self.next, self.cursor, self.told) = (next, next, next.index);
     }
 
     /// `slots` behind `from`; at most a round.

@@ -141,6 +141,7 @@ impl Driver {
             driver_area: to_user(driver_area),
             device_area: to_user(device_area),
             position: RingPosition::start(format),
+            is_resumed: false,
             features,
             kick: None,
             call: None,
