@@ -14,7 +14,7 @@ use std::{
 use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
 use crate::{
-    cluster::flannel::KernelPeer,
+    cluster::{flannel::KernelPeer, named_port::named_ports},
     manifests::{Manifest, Place, Sourced},
     names::{NodeName, PodName},
     port_type::PORT_TYPE_ANNOTATION,
@@ -23,6 +23,9 @@ use crate::{
 };
 
 pub mod flannel;
+mod named_port;
+
+pub use named_port::{NamedPort, Protocol};
 
 /// The most `InternalIP` addresses of a node: what the engine's host port takes.
 const NODE_ADDRESSES_MAX: usize = 16;
@@ -66,6 +69,8 @@ pub struct Pod {
     pub host_network: bool,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// The ports of its containers that have a name.
+    pub named_ports: Vec<NamedPort>,
     /// What it wants to be attached by, as its annotation says; not checked.
     pub port_type: Option<String>,
     /// Where its volume for sockets is on the node, if it is a folder of the node's.
@@ -326,8 +331,16 @@ impl Building {
         let shared_dir = shared
             .and_then(|volume| volume.host_path.as_ref())
             .map(|host_path| PathBuf::from(&host_path.path));
-        let name = pod_name.clone();
-        let pod = Pod { name, node, addresses, host_network, labels, port_type, shared_dir };
+        let pod = Pod {
+            name: pod_name.clone(),
+            node,
+            addresses,
+            host_network,
+            labels,
+            named_ports: named_ports(pod),
+            port_type,
+            shared_dir,
+        };
         self.cluster.pods.insert(pod_name, pod);
         Ok(())
     }

@@ -257,6 +257,7 @@ fn ports(
         mtu_bytes: dataplane.host_mtu_bytes,
         backend: Some(backend(&dataplane.host)),
         description: "this node's own stack".to_owned(),
+        ..Port::default()
     };
     let guests = guests.iter().map(|guest| Port {
         name: guest.name.clone(),
@@ -267,6 +268,7 @@ fn ports(
         mtu_bytes: guest.mtu_bytes,
         backend: Some(backend(&guest.backend)),
         description: guest.description.clone(),
+        ..Port::default()
     });
     let mut ports: Vec<Port> = [uplink, host].into_iter().chain(guests).collect();
     ports.sort_by(|a, b| a.name.cmp(&b.name));

@@ -11,6 +11,8 @@ use control_api::engine::{
 enum Identity {
     Node,
     Vrf(u32),
+    AddressSet(u64),
+    PolicySet(u64),
     Port(String),
     Tunnel(String),
     Route(RouteOrder),
@@ -53,6 +55,8 @@ fn identity(object: &Object) -> Option<Identity> {
         Kind::Port(port) => Identity::Port(port.name.clone()),
         Kind::Tunnel(tunnel) => Identity::Tunnel(tunnel.name.clone()),
         Kind::Route(route) => Identity::Route(route_order(route)),
+        Kind::AddressSet(set) => Identity::AddressSet(set.id),
+        Kind::PolicySet(set) => Identity::PolicySet(set.id),
     })
 }
 
@@ -61,6 +65,8 @@ fn key(identity: &Identity) -> Option<ObjectKey> {
     let kind = match identity {
         Identity::Node => return None,
         Identity::Vrf(id) => object_key::Kind::Vrf(*id),
+        Identity::AddressSet(id) => object_key::Kind::AddressSet(*id),
+        Identity::PolicySet(id) => object_key::Kind::PolicySet(*id),
         Identity::Port(name) => object_key::Kind::Port(name.clone()),
         Identity::Tunnel(name) => object_key::Kind::Tunnel(name.clone()),
         Identity::Route((vrf, _, address, length)) => object_key::Kind::Route(RouteKey {

@@ -86,6 +86,8 @@ impl Batch {
                     }
                 }
             }
+            Some(Kind::AddressSet(set)) => Err(no_policy(format!("address set {:016x}", set.id))),
+            Some(Kind::PolicySet(set)) => Err(no_policy(format!("policy set {:016x}", set.id))),
             None => Err(FieldError::new("kind", Problem::Missing).of("an object")),
         }
     }
@@ -105,6 +107,8 @@ impl Batch {
             Some(Kind::Route(key)) => {
                 self.deleted_routes.insert(RouteKey::parse(Some(key))?);
             }
+            Some(Kind::AddressSet(id)) => return Err(no_policy(format!("address set {id:016x}"))),
+            Some(Kind::PolicySet(id)) => return Err(no_policy(format!("policy set {id:016x}"))),
             None => return Err(FieldError::new("kind", Problem::Missing).of("a key")),
         }
         Ok(())
@@ -143,6 +147,11 @@ fn insert<K: Ord, V>(
             Ok(())
         }
     }
+}
+
+/// To take a policy and not enforce it would open what it closes.
+fn no_policy(label: String) -> ApplyError {
+    FieldError::new("kind", Problem::PolicyNotEnforced).of(label)
 }
 
 fn twice(label: String) -> ApplyError {

@@ -63,6 +63,8 @@ pub enum Problem {
     DiscardAmongOthers,
     #[error("this node has no {family} tunnel endpoint; add one to node.vtep_addresses")]
     NoVtepOfFamily { family: &'static str },
+    #[error("this version of the engine enforces no policy; send none, or install one that does")]
+    PolicyNotEnforced,
     #[error("is not greater than {in_force}, the one in force; choose a greater one")]
     GenerationNotGreater { in_force: u64 },
 }

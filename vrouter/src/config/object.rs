@@ -207,6 +207,13 @@ impl PortObject {
                 return Err(FieldError::new("role", Problem::UnknownEnum { number: port.role }));
             }
         };
+        for (field, set) in
+            [("ingress_policy", port.ingress_policy), ("egress_policy", port.egress_policy)]
+        {
+            if set != 0 {
+                return Err(FieldError::new(field, Problem::PolicyNotEnforced));
+            }
+        }
         field::at_most("addresses", port.addresses.len(), PORT_ADDRESSES_MAX)?;
         let mut addresses = Vec::with_capacity(port.addresses.len());
         for (index, bytes) in port.addresses.iter().enumerate() {
