@@ -2,9 +2,10 @@
 //! pod addresses, and serves the CNI plugin. It forwards no packet.
 //!
 //! Reading order: [`manifests`] → [`cluster`] → [`compile`] is what the engine is told, as plain
-//! functions without a runtime. [`ipam`] and [`store`] are what the node has promised. [`sync`]
-//! brings the engine to what is [`desired`]. [`cni`] → [`attach`] is what the plugin asks for,
-//! [`reconcile`] what a restart makes of it. [`daemon`] holds the parts together.
+//! functions without a runtime; so is [`policy`], which waits for an engine that enforces it.
+//! [`ipam`] and [`store`] are what the node has promised. [`sync`] brings the engine to what is
+//! [`desired`]. [`cni`] → [`attach`] is what the plugin asks for, [`reconcile`] what a restart
+//! makes of it. [`daemon`] holds the parts together.
 #![forbid(unsafe_code)]
 
 pub mod attach;
@@ -28,6 +29,7 @@ pub mod metrics;
 pub mod names;
 pub mod netns;
 pub mod pod_network;
+pub mod policy;
 pub mod port_type;
 pub mod range;
 pub mod reconcile;

@@ -1,0 +1,147 @@
+use serde_json::{Value, json};
+
+use super::{super::section::TermPeer, *};
+
+fn parse(spec: &Value) -> Policy {
+    let object = json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": spec});
+    Policy::parse(&serde_json::from_value(object).unwrap())
+}
+
+fn isolates(policy: &Policy) -> (bool, bool) {
+    let isolates = |direction| policy.section(direction).is_some();
+    (isolates(Direction::Ingress), isolates(Direction::Egress))
+}
+
+/// The paths of what a policy still allows.
+fn paths(policy: &Policy) -> Vec<&str> {
+    let sections = policy.sections.iter().flatten();
+    sections.flat_map(|section| &section.terms).map(|term| term.path.as_str()).collect()
+}
+
+#[test]
+fn absent_types_mean_ingress_and_egress_if_there_is_a_rule_for_it() {
+    for (spec, expected) in [
+        (json!({}), (true, false)),
+        (json!({"policyTypes": []}), (true, false)),
+        (json!({"egress": []}), (true, false)),
+        (json!({"egress": [{}]}), (true, true)),
+        (json!({"policyTypes": ["Egress"]}), (false, true)),
+        (json!({"policyTypes": ["Egress"], "ingress": [{}]}), (false, true)),
+        (json!({"policyTypes": ["Ingress"], "egress": [{}]}), (true, false)),
+        (json!({"policyTypes": ["Ingress", "Egress"]}), (true, true)),
+    ] {
+        assert_eq!(isolates(&parse(&spec)), expected, "{spec}");
+    }
+    let without_spec = json!({"metadata": {"namespace": "shop", "name": "web"}});
+    let policy = Policy::parse(&serde_json::from_value(without_spec).unwrap());
+    assert_eq!(isolates(&policy), (true, false));
+    assert_eq!(policy.selector, Some(Selector::default()));
+}
+
+#[test]
+fn an_unknown_type_leaves_the_sections_that_are_there_in_force() {
+    for (spec, expected) in [
+        (json!({"policyTypes": ["egress"]}), (true, false)),
+        (json!({"policyTypes": ["egress"], "egress": []}), (false, true)),
+        (json!({"policyTypes": ["Ingress", "Outbound"], "egress": [{}]}), (true, true)),
+        (json!({"policyTypes": ["Outbound"], "ingress": [], "egress": [{}]}), (true, true)),
+    ] {
+        let policy = parse(&spec);
+        assert_eq!(isolates(&policy), expected, "{spec}");
+        assert_eq!(policy.problems().len(), 1, "{spec}");
+        assert_eq!(policy.problems()[0].consequence, Consequence::IsolatesBySections);
+    }
+}
+
+#[test]
+fn a_path_names_the_peer() {
+    let policy = parse(&json!({
+        "ingress": [{}, {"from": [{"podSelector": {}}, {"ipBlock": {"cidr": "10.0.0.0/8"}}]}],
+        "egress": [{"ports": [{"port": 53}, {"port": "dns"}], "to": [{"namespaceSelector": {}}]}],
+    }));
+    let to = "spec.egress[0].to[0]";
+    let expected =
+        ["spec.ingress[0]", "spec.ingress[1].from[0]", "spec.ingress[1].from[1]", to, to];
+    assert_eq!(paths(&policy), expected);
+}
+
+#[test]
+fn a_bad_peer_or_port_closes_its_rule_and_no_other() {
+    let peer = |peer: Value| json!({"from": [{"podSelector": {}}, peer]});
+    let port = |port: Value| json!({"ports": [{"port": 80}, port]});
+    let block =
+        |cidr: &str, except: &[&str]| peer(json!({"ipBlock": {"cidr": cidr, "except": except}}));
+    for (rule, field) in [
+        (peer(json!({})), "from[1]"),
+        (peer(json!({"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}})), "from[1]"),
+        (block("10.0.0.0/33", &[]), "from[1].ipBlock.cidr"),
+        (block("10.0.0.0", &[]), "from[1].ipBlock.cidr"),
+        (block("", &[]), "from[1].ipBlock.cidr"),
+        (block("10.0.0.0/8", &["10.1.0.0/16", "11.0.0.0/16"]), "from[1].ipBlock.except[1]"),
+        (block("10.0.0.0/8", &["10.0.0.0/8"]), "from[1].ipBlock.except[0]"),
+        (block("10.0.0.0/8", &["0.0.0.0/0"]), "from[1].ipBlock.except[0]"),
+        (block("10.0.0.0/8", &["fd00::/64"]), "from[1].ipBlock.except[0]"),
+        (block("fd00::/8", &["fd00::/x"]), "from[1].ipBlock.except[0]"),
+        (
+            peer(json!({"namespaceSelector": {"matchExpressions": [
+                {"key": "a", "operator": "Like", "values": ["b"]}]}})),
+            "from[1].namespaceSelector.matchExpressions[0].operator",
+        ),
+        (
+            peer(json!({"podSelector": {"matchExpressions": [
+                {"key": "a", "operator": "Exists", "values": ["b"]}]}})),
+            "from[1].podSelector.matchExpressions[0].values",
+        ),
+        (port(json!({"port": 0})), "ports[1].port"),
+        (port(json!({"port": -1})), "ports[1].port"),
+        (port(json!({"port": 65536})), "ports[1].port"),
+        (port(json!({"port": "80"})), "ports[1].port"),
+        (port(json!({"port": ""})), "ports[1].port"),
+        (port(json!({"port": "HTTP"})), "ports[1].port"),
+        (port(json!({"port": "a--b"})), "ports[1].port"),
+        (port(json!({"port": "sixteen-letters-"})), "ports[1].port"),
+        (port(json!({"port": 90, "endPort": 89})), "ports[1].endPort"),
+        (port(json!({"port": 90, "endPort": 65536})), "ports[1].endPort"),
+        (port(json!({"port": "http", "endPort": 90})), "ports[1].endPort"),
+        (port(json!({"endPort": 90})), "ports[1].endPort"),
+        (port(json!({"port": 90, "protocol": "tcp"})), "ports[1].protocol"),
+        (port(json!({"port": 90, "protocol": "ICMP"})), "ports[1].protocol"),
+        (port(json!({"protocol": ""})), "ports[1].protocol"),
+    ] {
+        let policy = parse(&json!({"ingress": [rule, {"ports": [{"port": 443}]}]}));
+        let [problem] = policy.problems() else { panic!("{rule}: {:?}", policy.problems()) };
+        assert_eq!(problem.field, format!("spec.ingress[0].{field}"), "{rule}");
+        assert_eq!(problem.consequence, Consequence::RuleAllowsNothing);
+        let start = format!("NetworkPolicy shop/web: spec.ingress[0].{field}: ");
+        assert!(problem.to_string().starts_with(&start), "{problem}");
+        assert_eq!(isolates(&policy), (true, false), "{rule}");
+        assert_eq!(paths(&policy), ["spec.ingress[1]"], "{rule}");
+    }
+}
+
+#[test]
+fn every_problem_of_a_policy_is_named() {
+    let policy = parse(&json!({
+        "podSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]},
+        "policyTypes": ["Ingres"],
+        "ingress": [{"from": [{}, {"ipBlock": {"cidr": "x"}}], "ports": [{"port": 0}]}],
+    }));
+    assert_eq!(policy.selector, None, "whom it selects cannot be told");
+    let consequences: Vec<_> = policy.problems().iter().map(|found| found.consequence).collect();
+    let rule = Consequence::RuleAllowsNothing;
+    let other = [Consequence::SelectsNothing, Consequence::IsolatesBySections];
+    assert_eq!(consequences, [other[0], other[1], rule, rule, rule]);
+}
+
+#[test]
+fn what_clusters_accept_is_accepted() {
+    let policy = parse(&json!({
+        "ingress": [{"from": [{"ipBlock": {"cidr": "10.1.2.3/8", "except": ["10.9.9.9/32"]}}],
+            "ports": [{"port": 1, "endPort": 65535, "protocol": "SCTP"}, {"protocol": "UDP"},
+                      {"port": 7, "endPort": 7}, {"port": "p-1"}]}],
+    }));
+    assert_eq!(policy.problems(), []);
+    let block = policy.section(Direction::Ingress).unwrap().terms[0].peer.clone();
+    let TermPeer::Block(block) = block else { panic!("{block:?}") };
+    assert_eq!(block.to_string(), "10.0.0.0/8 except 10.9.9.9/32");
+}

@@ -1,0 +1,84 @@
+//! What can be wrong with a policy: the object, the field, the consequence and the next step.
+
+use ipnet::IpNet;
+
+/// A field of a policy that says nothing possible, and what becomes of the policy.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("NetworkPolicy {policy}: {field}: {fault}; {consequence}")]
+pub struct PolicyProblem {
+    /// The policy, as `namespace/name`.
+    pub policy: String,
+    /// The field's path, such as `spec.ingress[0].ports[1].endPort`.
+    pub field: String,
+    /// What is wrong with it.
+    pub fault: Fault,
+    /// What is not in force because of it.
+    pub consequence: Consequence,
+}
+
+/// What of a policy is not in force. The rest is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Consequence {
+    /// The pods stay isolated, and the rule lets nothing through.
+    #[error("until it is mended this rule allows nothing, and the rest of the policy holds")]
+    RuleAllowsNothing,
+    /// Nobody can tell which pods are meant.
+    #[error("until it is mended the policy selects no pod")]
+    SelectsNothing,
+    /// Each section that is there isolates, as if its type were listed.
+    #[error("until it is mended the policy isolates in each direction that it has a section for")]
+    IsolatesBySections,
+}
+
+/// What is wrong with a field.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the messages document the variants")]
+pub enum Fault {
+    #[error("`{text}` is not a block of addresses such as 10.0.0.0/8 or fd00::/8")]
+    Block { text: String },
+    #[error("{except} is not a part of {block}; name a smaller block within it")]
+    ExceptOutside { except: IpNet, block: IpNet },
+    #[error("a peer must say who it is; set ipBlock, podSelector or namespaceSelector")]
+    EmptyPeer,
+    #[error("a peer is either a block or selected by labels; make two peers of it")]
+    BlockAndSelector,
+    #[error("{port} is not a port; write 1 to 65535")]
+    PortNumber { port: i32 },
+    #[error(
+        "`{name}` is not a port's name: at most 15 of a-z, 0-9 and inner single `-`, with a letter \
+         (a number is written without quotes)"
+    )]
+    PortName { name: String },
+    #[error("`{word}` is not a protocol with ports; write TCP, UDP or SCTP")]
+    UnknownProtocol { word: String },
+    #[error("a range needs the number it begins with; set port, too")]
+    EndWithoutPort,
+    #[error("a named port is no range; write port as a number, or leave endPort out")]
+    EndWithName,
+    #[error("{end} is below port, which is {port}; swap the two")]
+    EndBelowPort { port: u16, end: i32 },
+    #[error("`{operator}` is not an operator; write In, NotIn, Exists or DoesNotExist")]
+    UnknownOperator { operator: String },
+    #[error("{operator} needs at least one value")]
+    ValuesMissing { operator: String },
+    #[error("{operator} takes no values; remove them, or write In or NotIn")]
+    ValuesUnexpected { operator: String },
+    #[error("`{key}` cannot be a label's key")]
+    LabelKey { key: String },
+    #[error("`{word}` is not a type of policy; write Ingress or Egress")]
+    UnknownType { word: String },
+}
+
+/// A fault and the field that has it; the policy is added by whoever knows it.
+#[derive(Debug)]
+pub(super) struct FieldFault {
+    pub(super) field: String,
+    pub(super) fault: Fault,
+}
+
+impl Fault {
+    pub(super) fn at(self, field: impl Into<String>) -> FieldFault {
+        FieldFault { field: field.into(), fault: self }
+    }
+}
