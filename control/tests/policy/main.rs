@@ -1,0 +1,11 @@
+//! Policies as compiled, held against the text of the API, against reference verdicts of another
+//! implementation, and against budgets.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says where")]
+
+mod budgets;
+mod in_force;
+mod naive;
+mod properties;
+mod random;
+mod vectors;
+mod world;
