@@ -28,6 +28,8 @@ mod pipeline;
 #[path = "pipeline/rig.rs"]
 #[expect(dead_code, reason = "the tests of the pipeline use more of it")]
 mod rig;
+#[path = "../fuzz/src/vhost_messages.rs"]
+mod vhost_messages;
 #[path = "../fuzz/src/virtio_rings.rs"]
 mod virtio_rings;
 
@@ -67,6 +69,11 @@ fn seeds_of_the_pcap_target_hold() {
 #[test]
 fn seeds_of_the_pipeline_target_hold() {
     run_seeds("pipeline", 10, pipeline::run);
+}
+
+#[test]
+fn seeds_of_the_vhost_messages_target_hold() {
+    run_seeds("vhost_messages", 20, vhost_messages::run);
 }
 
 #[test]

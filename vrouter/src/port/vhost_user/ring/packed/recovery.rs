@@ -48,6 +48,7 @@ fn turn(flags: u16) -> (bool, bool) {
 }
 
 #[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "of numbers up to eight")]
 mod tests {
     use proptest::prelude::*;
 
