@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Flows whose packets are put together at a time: as many as a bucket of the kernel's GRO holds.
-/// The oldest gives way to a ninth.
+/// An older one gives way to a ninth.
 const FLOWS_MAX: usize = 8;
 /// The longest IP packet: what IPv4's length says, and IPv6's within 40 bytes.
 const IP_BYTES_MAX: usize = u16::MAX as usize;
@@ -42,8 +42,15 @@ const END_FLAGS: TcpFlags = TcpFlags::PSH.union(TcpFlags::FIN);
 /// their order.
 #[inline(never)]
 pub(crate) fn merge(burst: &mut Burst, offloads: Offloads, region: &Region, stats: &WorkerStats) {
-    let mut merger =
-        Merger { burst, offloads, region, stats, runs: ArrayVec::new(), kept_packets: 0 };
+    let mut merger = Merger {
+        burst,
+        offloads,
+        region,
+        stats,
+        runs: ArrayVec::new(),
+        oldest: 0,
+        kept_packets: 0,
+    };
     for at in 0..merger.burst.len() {
         merger.look_at(at);
     }
@@ -56,6 +63,8 @@ struct Merger<'a> {
     region: &'a Region,
     stats: &'a WorkerStats,
     runs: ArrayVec<Run, FLOWS_MAX>,
+    /// Which run gives way to the next: the oldest, unless one that ended left its place to it.
+    oldest: usize,
     /// Packets at the front of the burst that stay.
     kept_packets: usize,
 }
@@ -112,11 +121,19 @@ impl Merger<'_> {
         }
         let place = self.keep(at);
         if piece.may_lead(self.offloads) {
-            if self.runs.is_full() {
-                self.end_run(0);
+            self.begin_run(Run::new(place, piece));
+        }
+    }
+
+    /// Another flow's run; if there are enough, in place of an older one.
+    fn begin_run(&mut self, run: Run) {
+        if let Err(full) = self.runs.try_push(run) {
+            let oldest = self.oldest % FLOWS_MAX;
+            self.oldest = oldest.wrapping_add(1);
+            if let Some(place) = self.runs.get_mut(oldest) {
+                seal(place, self.burst, self.region);
+                *place = full.element();
             }
-            // There is room now.
-            let _ = self.runs.try_push(Run::new(place, piece));
         }
     }
 
@@ -168,7 +185,7 @@ impl Merger<'_> {
     }
 
     fn end_run(&mut self, found: usize) {
-        if let Some(run) = self.runs.pop_at(found) {
+        if let Some(run) = self.runs.swap_pop(found) {
             seal(&run, self.burst, self.region);
         }
     }

@@ -21,6 +21,8 @@ mod bench;
 mod config;
 #[path = "../fuzz/src/flow_table.rs"]
 mod flow_table;
+#[path = "../fuzz/src/offload.rs"]
+mod offload;
 #[path = "../fuzz/src/pcap.rs"]
 mod pcap;
 #[path = "../fuzz/src/pipeline.rs"]
@@ -59,6 +61,11 @@ fn seeds_of_the_config_target_hold() {
 #[test]
 fn seeds_of_the_flow_table_target_hold() {
     run_seeds("flow_table", 20, flow_table::run);
+}
+
+#[test]
+fn seeds_of_the_offload_target_hold() {
+    run_seeds("offload", 20, offload::run);
 }
 
 #[test]
