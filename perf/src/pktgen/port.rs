@@ -9,6 +9,7 @@ mod af_xdp;
 mod interface;
 mod memory;
 mod tap;
+mod vhost_user;
 
 use std::{
     fmt, fs::File, io, os::fd::AsFd, path::PathBuf, str::FromStr, sync::Arc, time::Duration,
@@ -20,8 +21,10 @@ use rustix::{
 };
 
 use super::clock::now_ns;
+use ::vrouter::port::vhost_user::driver::ConnectError;
 pub use af_xdp::{AfXdpSpec, CopyMode};
 pub use memory::{Clock, MemorySpec, memory_link};
+pub use vhost_user::VhostUserSpec;
 
 /// Sends frames.
 pub trait TxPort {
@@ -92,6 +95,8 @@ pub enum PortKind {
     AfXdp(AfXdpSpec),
     /// A TAP interface, by its name.
     Tap(String),
+    /// A vhost-user backend, by its socket.
+    VhostUser(VhostUserSpec),
     /// A link in memory.
     Memory(MemorySpec),
 }
@@ -129,6 +134,7 @@ impl PortSpec {
         match &self.kind {
             PortKind::AfXdp(spec) => spec.open(purpose),
             PortKind::Tap(interface) => tap::open(interface),
+            PortKind::VhostUser(spec) => spec.open(),
             PortKind::Memory(spec) => Ok(memory_link(spec, Arc::new(now_ns))),
         }
     }
@@ -139,6 +145,7 @@ impl fmt::Display for PortSpec {
         match &self.kind {
             PortKind::AfXdp(spec) => write!(formatter, "af_xdp:{}", spec.interface)?,
             PortKind::Tap(interface) => write!(formatter, "tap:{interface}")?,
+            PortKind::VhostUser(spec) => write!(formatter, "vhost-user:{}", spec.socket_path)?,
             PortKind::Memory(_) => write!(formatter, "memory")?,
         }
         match &self.netns {
@@ -169,6 +176,9 @@ impl FromStr for PortSpec {
         let kind = match kind {
             "af_xdp" => PortKind::AfXdp(AfXdpSpec::parse(needs_name()?, &mut options)?),
             "tap" => PortKind::Tap(needs_name()?),
+            "vhost-user" if !name.is_empty() => {
+                PortKind::VhostUser(VhostUserSpec::parse(name.to_owned(), &mut options)?)
+            }
             "memory" if name.is_empty() => PortKind::Memory(MemorySpec::parse(&mut options)?),
             _ => return Err(PortSpecError::UnknownKind(port.to_owned())),
         };
@@ -219,7 +229,7 @@ impl Options {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages document the variants")]
 pub enum PortSpecError {
-    #[error("{0:?} is no port; give af_xdp:INTERFACE, tap:INTERFACE or memory")]
+    #[error("{0:?} is no port; give af_xdp:INTERFACE, tap:INTERFACE, vhost-user:SOCKET or memory")]
     UnknownKind(String),
     #[error("{0} needs an interface, as in {0}:veth0")]
     NoInterface(String),
@@ -253,6 +263,8 @@ pub enum OpenPortError {
     NoTunDevice { source: io::Error },
     #[error("cannot attach to {interface}: {hint}")]
     Attach { interface: String, hint: &'static str, source: io::Error },
+    #[error("cannot use the backend of {socket_path}; does it listen there?")]
+    VhostUser { socket_path: String, source: Box<ConnectError> },
     #[error("cannot register packet memory")]
     PacketMemory { source: io::Error },
     #[error("the kernel's AF_XDP library failed: {reason}")]
@@ -291,6 +303,7 @@ mod tests {
             ("af_xdp:veth0,queue=x", "\"x\" is no value for the option queue"),
             ("af_xdp:veth0,mode=fast", "\"fast\" is no value for the option mode"),
             ("memory,queue=1", "has no option queue"),
+            ("vhost-user:/s,ring=round", "\"round\" is no value for the option ring"),
         ] {
             let error = text.parse::<PortSpec>().unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

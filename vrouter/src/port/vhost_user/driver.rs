@@ -17,7 +17,7 @@ use std::{fs::File, io, sync::Arc};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-pub use self::client::{Client, ClientConfig, ClientQueue, ConnectError};
+pub use self::client::{Client, ClientConfig, ClientQueue, ClientRing, ConnectError};
 use self::{packed::PackedDriver, split::SplitDriver};
 use super::{
     access::GuestSlice,

@@ -18,6 +18,9 @@ Ports:
         comes in. A port that only sends leaves the interface's own stack alone.
   tap:INTERFACE[,netns=NAME]
         The other end of a TAP interface that is there and up: the kernel receives what is sent.
+  vhost-user:SOCKET[,ring=split|packed][,entries=N]
+        A vhost-user backend that listens on a socket, with one queue pair; a port that both sends
+        and receives is named once, with --tx and --rx.
   memory[,pps=N][,burst=N][,drop-every=N][,duplicate-every=N][,swap-every=N][,corrupt-every=N]
         A link in memory, from the sender straight to the sink: what both cost by themselves; with
         options a device whose faults are known.

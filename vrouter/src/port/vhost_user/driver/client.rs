@@ -1,10 +1,10 @@
 //! A frontend over a backend's socket: shares memory, says where its rings are, and then moves
 //! frames.
 //!
-//! The protocol is the crate `vhost`'s; it blocks. A client that is dropped closes the connection,
-//! and the backend lets go of the memory.
+//! The protocol is the crate `vhost`'s; it blocks. The connection is closed with the client's last
+//! ring, and the backend lets go of the memory.
 
-use std::{io, os::fd::AsRawFd, path::Path};
+use std::{fmt, io, os::fd::AsRawFd, path::Path};
 
 use vhost::{
     VhostBackend, VhostUserMemoryRegionInfo, VringConfigData,
@@ -42,26 +42,30 @@ pub struct ClientConfig {
     pub huge_pages: bool,
 }
 
-/// One queue pair of a client.
+/// A ring that a backend works on. The connection lasts as long as one of its rings does.
+pub struct ClientRing {
+    /// The ring.
+    pub ring: DriverRing,
+    kick: EventFd,
+    _connection: Frontend,
+}
+
+/// One queue pair of a client; its rings may go to two threads.
 #[derive(Debug)]
 pub struct ClientQueue {
     /// To the backend.
-    pub tx: DriverRing,
+    pub tx: ClientRing,
     /// From the backend.
-    pub rx: DriverRing,
-    tx_kick: EventFd,
-    rx_kick: EventFd,
+    pub rx: ClientRing,
 }
 
-/// A connection, and the rings that it set up.
+/// What a connection set up.
+#[derive(Debug)]
 pub struct Client {
     /// The queue pairs.
     pub queues: Vec<ClientQueue>,
     /// Features in force.
     pub features: u64,
-    _memory: DriverMemory,
-    /// Closed with the client.
-    _frontend: Frontend,
 }
 
 /// Why a backend could not be used.
@@ -115,42 +119,34 @@ impl Client {
         let mut queues = Vec::new();
         for pair in 0..u64::from(config.queue_pairs) {
             let offset = 2 * pair * ring_bytes;
-            let event = || EventFd::new(EFD_NONBLOCK).map_err(ConnectError::Descriptors);
-            let call = event()?;
-            let queue = ClientQueue {
-                // Rings are numbered from the guest's side: it receives on the even ones.
-                rx: DriverRing::new(&memory, offset, shape(RingUse::Receive))?,
-                tx: DriverRing::new(&memory, offset + ring_bytes, shape(RingUse::Transmit))?,
-                tx_kick: event()?,
-                rx_kick: event()?,
-            };
             let first = queues.len() * 2;
-            // The backend has its own copy; nobody waits here.
-            start(&mut frontend, first, &queue.rx, &queue.rx_kick, &call)?;
-            start(&mut frontend, first + 1, &queue.tx, &queue.tx_kick, &call)?;
-            queues.push(queue);
+            // Rings are numbered from the guest's side: it receives on the even ones.
+            let rx = DriverRing::new(&memory, offset, shape(RingUse::Receive))?;
+            let tx = DriverRing::new(&memory, offset + ring_bytes, shape(RingUse::Transmit))?;
+            let rx = start(&mut frontend, first, rx)?;
+            queues.push(ClientQueue { rx, tx: start(&mut frontend, first + 1, tx)? });
         }
         for ring in 0..queues.len() * 2 {
             frontend.set_vring_enable(ring, true).map_err(at("enable a ring"))?;
         }
-        Ok(Self { queues, features, _memory: memory, _frontend: frontend })
+        Ok(Self { queues, features })
     }
 }
 
-impl ClientQueue {
-    /// Tells the backend what was offered on both rings, if it wants to be told.
+impl ClientRing {
+    /// Tells the backend what was offered, if it wants to be told.
     ///
     /// # Errors
     ///
-    /// Fails if the events are gone.
+    /// Fails if the event is gone.
     pub fn kick(&mut self) -> io::Result<()> {
-        if self.tx.wants_kick() {
-            self.tx_kick.write(1)?;
-        }
-        if self.rx.wants_kick() {
-            self.rx_kick.write(1)?;
-        }
-        Ok(())
+        if self.ring.wants_kick() { self.kick.write(1) } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for ClientRing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("ClientRing").field(&self.ring).finish()
     }
 }
 
@@ -204,10 +200,8 @@ fn negotiate(frontend: &mut Frontend, config: ClientConfig) -> Result<u64, Conne
 fn start(
     frontend: &mut Frontend,
     number: usize,
-    ring: &DriverRing,
-    kick: &EventFd,
-    call: &EventFd,
-) -> Result<(), ConnectError> {
+    ring: DriverRing,
+) -> Result<ClientRing, ConnectError> {
     let [descriptors, driver, device] = ring.areas();
     let RingShape { format, size, .. } = *ring.shape();
     let addresses = VringConfigData {
@@ -219,12 +213,16 @@ fn start(
         avail_ring_addr: driver,
         log_addr: None,
     };
+    let event = || EventFd::new(EFD_NONBLOCK).map_err(ConnectError::Descriptors);
+    // The backend has its own copy of the call; a client polls.
+    let (kick, call) = (event()?, event()?);
     // The wrap counter of a packed ring's first round; the crate has no room for the half that says
     // the same of used descriptors.
     let base = if format == RingFormat::Packed { 0x8000 } else { 0 };
     frontend.set_vring_num(number, size).map_err(at("take a ring's size"))?;
     frontend.set_vring_addr(number, &addresses).map_err(at("take a ring's addresses"))?;
     frontend.set_vring_base(number, base).map_err(at("take a ring's start"))?;
-    frontend.set_vring_call(number, call).map_err(at("take a ring's call"))?;
-    frontend.set_vring_kick(number, kick).map_err(at("take a ring's kick"))
+    frontend.set_vring_call(number, &call).map_err(at("take a ring's call"))?;
+    frontend.set_vring_kick(number, &kick).map_err(at("take a ring's kick"))?;
+    Ok(ClientRing { ring, kick, _connection: frontend.clone() })
 }

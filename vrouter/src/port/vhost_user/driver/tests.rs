@@ -192,25 +192,26 @@ fn echo_over_a_socket(format: RingFormat, queue_pairs: u16) {
     let mut client = Client::connect(&socket_path, config).unwrap();
     for queue in &mut client.queues {
         for slot in 0..64 {
-            assert!(queue.tx.write(slot, &[slot.to_le_bytes()[0]; 60]));
+            assert!(queue.tx.ring.write(slot, &[slot.to_le_bytes()[0]; 60]));
         }
-        queue.rx.offer(64);
+        queue.rx.ring.offer(64);
     }
     let start = Instant::now();
     for (number, queue) in client.queues.iter_mut().enumerate() {
         let mut seen = 0;
         while seen < FRAMES {
             assert!(start.elapsed() < Duration::from_mins(1), "queue {number}: {seen} frames");
-            queue.tx.take_used(64, |_, _| ());
-            queue.tx.offer(u16::try_from((FRAMES - seen).min(8)).unwrap());
-            let taken = queue.rx.take_used(64, |_, frame| {
+            queue.tx.ring.take_used(64, |_, _| ());
+            queue.tx.ring.offer(u16::try_from((FRAMES - seen).min(8)).unwrap());
+            let taken = queue.rx.ring.take_used(64, |_, frame| {
                 let mut bytes = [0; 60];
                 assert_eq!((frame.copy_to(&mut bytes), frame.bytes()), (60, 60));
                 assert!(bytes.iter().all(|byte| *byte == bytes[0]));
                 seen += 1;
             });
-            queue.rx.offer(taken);
-            queue.kick().unwrap();
+            queue.rx.ring.offer(taken);
+            queue.tx.kick().unwrap();
+            queue.rx.kick().unwrap();
             thread::yield_now();
         }
     }

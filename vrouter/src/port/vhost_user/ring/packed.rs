@@ -44,6 +44,31 @@ const WRAP: u16 = 1 << 15;
 /// The words of an event suppression area: offset and wrap counter, flags.
 const EVENT_WORDS: usize = 2;
 
+/// A [`PackedIndex`] in one word, as in event suppression areas. Written and read for each packet:
+/// as two fields it is written in two pieces, and read in one before they have arrived.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Place(u16);
+
+impl Place {
+    #[inline]
+    const fn index(self) -> u16 {
+        self.0 & !WRAP
+    }
+
+    #[inline]
+    const fn wrap(self) -> bool {
+        self.0 & WRAP != 0
+    }
+
+    const fn to_index(self) -> PackedIndex {
+        PackedIndex { index: self.index(), wrap: self.wrap() }
+    }
+
+    const fn of(PackedIndex { index, wrap }: PackedIndex) -> Self {
+        Self(index | if wrap { WRAP } else { 0 })
+    }
+}
+
 /// A packed ring.
 #[derive(Debug)]
 pub(in crate::port::vhost_user) struct PackedRing {
@@ -53,9 +78,9 @@ pub(in crate::port::vhost_user) struct PackedRing {
     has_event_index: bool,
     size: u16,
     /// Next to look at.
-    cursor: PackedIndex,
+    cursor: Place,
     /// Next to complete.
-    next: PackedIndex,
+    next: Place,
     /// The oldest completed descriptor, whose flags are held back: as long as they are, the driver
     /// sees none of those behind it.
     held_back: Option<(u16, u16)>,
@@ -91,8 +116,8 @@ impl PackedRing {
                 .ok_or_else(error("device event suppression", setup.device_area))?,
             has_event_index: features.event_index,
             size,
-            cursor: next,
-            next,
+            cursor: Place::of(next),
+            next: Place::of(next),
             held_back: None,
             told: next.index,
             untold_slots: 0,
@@ -105,8 +130,8 @@ impl PackedRing {
             ring.resume(next);
         }
         if let Some(notes) = &ring.inflight {
-            notes.begin_packed(ring.next);
-            notes.end_packed(ring.next);
+            notes.begin_packed(ring.next.to_index());
+            notes.end_packed(ring.next.to_index());
         }
         ring.device_events.at(1).store(EVENTS_DISABLED.to_le(), Relaxed);
         Ok(ring)
@@ -114,7 +139,7 @@ impl PackedRing {
 
     /// Where the next owner would go on.
     pub(super) fn position(&self) -> RingPosition {
-        RingPosition::Packed(self.next)
+        RingPosition::Packed(self.next.to_index())
     }
 
     /// Goes on where an engine before this one left off, which the frontend need not know.
@@ -141,19 +166,19 @@ impl PackedRing {
             if !is_used(next) {
                 break;
             }
-            next = self.advance(next, 1);
+            next = self.advance(Place::of(next), 1).to_index();
         }
-        (self.next, self.cursor, self.told) = (next, next, next.index);
+        (self.next, self.cursor, self.told) = (Place::of(next), Place::of(next), next.index);
     }
 
     /// `slots` behind `from`; at most a round.
     #[inline]
-    fn advance(&self, from: PackedIndex, slots: u16) -> PackedIndex {
-        let index = from.index.wrapping_add(slots);
+    fn advance(&self, from: Place, slots: u16) -> Place {
+        let index = from.index().wrapping_add(slots);
         if index < self.size {
-            PackedIndex { index, ..from }
+            Place(index | from.0 & WRAP)
         } else {
-            PackedIndex { index: index.wrapping_sub(self.size), wrap: !from.wrap }
+            Place(index.wrapping_sub(self.size) | from.0 & WRAP ^ WRAP)
         }
     }
 
@@ -165,12 +190,12 @@ impl PackedRing {
     /// Finds the end of a chain of several descriptors: the last one has the id.
     #[cold]
     #[inline(never)]
-    fn measure(&self, first: PackedIndex, head: &mut Head) -> Result<(), RingFault> {
+    fn measure(&self, first: Place, head: &mut Head) -> Result<(), RingFault> {
         let limit = PARTS_MAX.min(usize::from(self.size));
         for slots in 2..=limit {
             head.slots = u16::try_from(slots).unwrap_or(u16::MAX);
             let last = self.advance(first, head.slots.wrapping_sub(1));
-            let words = self.words(last.index);
+            let words = self.words(last.index());
             if u16::from_le(words.flags.load(Relaxed)) & NEXT == 0 {
                 head.id = u16::from_le(words.id.load(Relaxed));
                 return Ok(());
@@ -207,7 +232,7 @@ impl PackedRing {
 
 impl DeviceRing for PackedRing {
     fn has_waiting(&self) -> bool {
-        let PackedIndex { index, wrap } = self.cursor;
+        let (index, wrap) = (self.cursor.index(), self.cursor.wrap());
         let flags = u16::from_le(self.words(index).flags.load(Acquire));
         (flags & AVAIL != 0) == wrap && (flags & USED != 0) != wrap
     }
@@ -217,7 +242,7 @@ impl DeviceRing for PackedRing {
         let mut cursor = self.cursor;
         let mut result = Ok(());
         for _ in 0..heads.remaining_capacity().min(heads_max) {
-            let PackedIndex { index, wrap } = cursor;
+            let (index, wrap) = (cursor.index(), cursor.wrap());
             let words = self.words(index);
             // Acquire: the rest of the chain is read after it.
             let flags = u16::from_le(words.flags.load(Acquire));
@@ -257,9 +282,9 @@ impl DeviceRing for PackedRing {
             return Self::indirect_parts(head, direction, memory, parts);
         }
         add_part(memory, direction, Descriptor { address, bytes, flags, next: 0 }, parts)?;
-        let first = PackedIndex { index: head.index, wrap: true };
+        let first = Place(head.index);
         for slot in 1..head.slots {
-            let words = self.words(self.advance(first, slot).index);
+            let words = self.words(self.advance(first, slot).index());
             let flags = u16::from_le(words.flags.load(Relaxed));
             if flags & INDIRECT != 0 {
                 return Err(RingFault::IndirectMisplaced);
@@ -273,7 +298,7 @@ impl DeviceRing for PackedRing {
 
     #[inline]
     fn complete(&mut self, head: &Head, bytes_written: u32, log: Option<&RingLog>) {
-        let PackedIndex { index, wrap } = self.next;
+        let (index, wrap) = (self.next.index(), self.next.wrap());
         let words = self.descriptors.at(usize::from(index));
         words.id.store(head.id.to_le(), Relaxed);
         words.bytes.store(bytes_written.to_le(), Relaxed);
@@ -300,12 +325,12 @@ impl DeviceRing for PackedRing {
     fn publish(&mut self, _log: Option<&RingLog>) {
         if let Some((index, flags)) = self.held_back.take() {
             if let Some(notes) = &self.inflight {
-                notes.begin_packed(self.next);
+                notes.begin_packed(self.next.to_index());
             }
             // Release: a driver that sees these flags sees all that was completed behind them.
             self.words(index).flags.store(flags.to_le(), Release);
             if let Some(notes) = &self.inflight {
-                notes.end_packed(self.next);
+                notes.end_packed(self.next.to_index());
             }
         }
     }
@@ -315,7 +340,7 @@ impl DeviceRing for PackedRing {
             return false;
         }
         let slots = std::mem::take(&mut self.untold_slots);
-        let (old, new) = (self.told, self.next.index);
+        let (old, new) = (self.told, self.next.index());
         self.told = new;
         // As for a split ring.
         fence(SeqCst);
@@ -325,7 +350,7 @@ impl DeviceRing for PackedRing {
         }
         let event = u16::from_le(self.driver_events.at(0).load(Relaxed));
         // Positions of the last round are counted from below zero.
-        let is_this_round = (event & WRAP != 0) == self.next.wrap;
+        let is_this_round = (event & WRAP != 0) == self.next.wrap();
         let event = event & !WRAP;
         let event = if is_this_round { event } else { event.wrapping_sub(self.size) };
         let old = if new <= old { old.wrapping_sub(self.size) } else { old };
