@@ -7,5 +7,6 @@ mod in_force;
 mod naive;
 mod properties;
 mod random;
+mod situations;
 mod vectors;
 mod world;
