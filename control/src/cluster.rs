@@ -17,6 +17,7 @@ use crate::{
     cluster::{flannel::KernelPeer, named_port::named_ports},
     manifests::{Manifest, Place, Sourced},
     names::{NodeName, PodName},
+    policy::{Consequence, Fault, Policy, PolicyName, PolicyProblem},
     port_type::PORT_TYPE_ANNOTATION,
     range::{ParseRangeError, PodRange},
     vhost_socket::SHARED_VOLUME,
@@ -39,6 +40,8 @@ pub struct Cluster {
     pub pods: BTreeMap<PodName, Pod>,
     /// The namespaces and their labels.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// The network policies: what of them says something possible.
+    pub policies: BTreeMap<PolicyName, Policy>,
     /// Objects that are read but not acted upon.
     pub unenforced: Unenforced,
 }
@@ -84,13 +87,11 @@ pub struct Unenforced {
     pub services: usize,
     /// `EndpointSlice` objects.
     pub endpoint_slices: usize,
-    /// `NetworkPolicy` objects.
-    pub network_policies: usize,
 }
 
-/// An object that is not in force, and why.
+/// An object that is not in force, or not as a whole, and why.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("{place}: {object} is left out: {conflict}")]
+#[error("{place}: {object}{}: {conflict}", if conflict.is_partial() { "" } else { " is left out" })]
 pub struct Refusal {
     /// Where the object is.
     pub place: Place,
@@ -142,6 +143,16 @@ pub enum Conflict {
 
     #[error("metadata.annotations[{annotation}]: {message}")]
     Annotation { annotation: &'static str, message: String },
+
+    #[error("{field}: {fault}; {consequence}")]
+    Policy { field: String, fault: Fault, consequence: Consequence },
+}
+
+impl Conflict {
+    /// Whether the rest of the object is in force.
+    fn is_partial(&self) -> bool {
+        matches!(self, Self::Policy { .. })
+    }
 }
 
 impl Node {
@@ -271,8 +282,22 @@ impl Building {
             }
             Manifest::Service(_) => self.cluster.unenforced.services += 1,
             Manifest::EndpointSlice(_) => self.cluster.unenforced.endpoint_slices += 1,
-            Manifest::NetworkPolicy(_) => self.cluster.unenforced.network_policies += 1,
+            Manifest::NetworkPolicy(policy) => self.add_policy(Policy::parse(policy), sourced),
         }
+    }
+
+    fn add_policy(&mut self, policy: Policy, sourced: &Sourced) {
+        let object = format!("NetworkPolicy {}", policy.name());
+        let result = self.check_name(&object, &policy.name().name);
+        if result.is_ok() {
+            for PolicyProblem { field, fault, consequence, .. } in policy.problems().iter().cloned()
+            {
+                let conflict = Conflict::Policy { field, fault, consequence };
+                self.refuse(&sourced.place, object.clone(), Err(conflict));
+            }
+            self.cluster.policies.insert(policy.name().clone(), policy);
+        }
+        self.refuse(&sourced.place, object, result);
     }
 
     fn check_name(&self, object: &str, name: &str) -> Result<(), Conflict> {

@@ -32,6 +32,7 @@
 //! This is not the judge: classification of packets is the engine's.
 
 mod block;
+mod changes;
 mod compiler;
 mod expression;
 mod identity;
@@ -44,6 +45,7 @@ mod section;
 mod selector;
 mod update;
 
+pub use changes::changes;
 pub use compiler::{Change, Compiler, Scope};
 pub use parse::{Policy, PolicyName};
 pub use problem::{Consequence, Fault, PolicyProblem};

@@ -133,7 +133,7 @@ impl Daemon {
             for (count, kind) in [
                 (unenforced.services, "Service"),
                 (unenforced.endpoint_slices, "EndpointSlice"),
-                (unenforced.network_policies, "NetworkPolicy"),
+                (cluster.policies.len(), "NetworkPolicy"),
             ] {
                 if count > 0 {
                     problems.push(format!(

@@ -191,3 +191,18 @@ proptest! {
         prop_assert_eq!(parse(&shuffled).0, parse(&sorted).0);
     }
 }
+
+#[test]
+fn a_policy_with_a_bad_rule_is_in_force_without_it() {
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                  metadata: {name: web, namespace: shop}\n\
+                  spec: {ingress: [{ports: [{port: 90, endPort: 80}]}, {ports: [{port: 443}]}]}";
+    let (cluster, refusals) = parse(&[policy, policy]);
+    assert_eq!(cluster.policies.len(), 1);
+    let [bad_rule, twice] = refusals.as_slice() else { panic!("{refusals:?}") };
+    let expected = "NetworkPolicy shop/web: spec.ingress[0].ports[0].endPort: 80 is below port, \
+                    which is 90; swap the two; until it is mended this rule allows nothing, and \
+                    the rest of the policy holds";
+    assert!(bad_rule.to_string().ends_with(expected), "{bad_rule}");
+    assert!(matches!(twice.conflict, Conflict::Duplicate { .. }), "{twice}");
+}
