@@ -26,7 +26,7 @@ pub struct PolicyRule {
     pub ports: Box<[PortRange]>,
     /// Which of the set's policies it is of.
     pub policy: u32,
-    /// Where in that policy it stands: "spec.ingress[0].from[1]".
+    /// Where in that policy it stands: `spec.ingress[0].from[1]`.
     pub path: Box<str>,
 }
 

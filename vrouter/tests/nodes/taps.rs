@@ -1,6 +1,7 @@
 //! Pods and the node's own stack behind TAP devices.
 
 use std::{
+    net::UdpSocket,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -20,7 +21,7 @@ use crate::{
     plan::{Pod, PodPort},
     scenarios::{ONE, Place, TWO, assert_reaches, underlay, wait_for_ways},
     skip_unless_namespaces,
-    traffic::{PATIENCE, assert_pings},
+    traffic::{PATIENCE, assert_pings, uninterrupted},
 };
 
 /// The way from node 1 to node 2.
@@ -334,4 +335,41 @@ fn what_cannot_be_opened_says_why_and_what_to_do() {
     assert!(text.starts_with("another process has queues of tap0 open"), "{text}");
     drop(port);
     try_open(&at, "tap0", Some(2)).unwrap();
+}
+
+/// Sends a datagram of many segments at once (`UDP_SEGMENT`), and prints how many bytes were taken.
+const SEND_SEGMENTED: &str = "import socket, sys
+family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
+sender = socket.socket(family, socket.SOCK_DGRAM)
+sender.setsockopt(socket.SOL_UDP, 103, 1200)
+sender.connect((sys.argv[1], int(sys.argv[2])))
+print(sender.send(bytes(i // 1200 for i in range(24000))))";
+
+#[test]
+fn udp_that_is_sent_in_many_segments_arrives_in_as_many_datagrams() {
+    skip_unless_namespaces!();
+    let (node, _other) = node(1, 2, 1450);
+    let [veth, first, second] = &node.pods[..] else { panic!("three pods") };
+    for to in [second, veth] {
+        for address in to.addresses {
+            assert_pings(&first.namespace, address);
+            let receiver = to.namespace.inside(|| UdpSocket::bind((address, 0)).unwrap());
+            receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+            let port = receiver.local_addr().unwrap().port();
+            let sent = Command::new("ip")
+                .args(["netns", "exec", first.namespace.name(), "python3", "-c", SEND_SEGMENTED])
+                .args([address.to_string(), port.to_string()])
+                .output()
+                .unwrap();
+            assert_eq!(String::from_utf8_lossy(&sent.stdout), "24000\n", "{sent:?}");
+            for number in 0..20 {
+                let mut datagram = [0; 2000];
+                let bytes = uninterrupted(|| receiver.recv(&mut datagram)).unwrap();
+                assert_eq!(datagram[..bytes], [number; 1200], "{}", node.story());
+            }
+        }
+    }
+    let cut = node.ask(|engine| engine.stats().balance().segmented);
+    assert_eq!(cut, 2 * 19, "toward the veth pair alone");
+    node.finish();
 }
