@@ -155,9 +155,11 @@ impl Node {
         }
     }
 
-    /// Waits until a guest's rings are worked on.
+    /// Waits until all of a guest's rings are worked on.
     pub(crate) async fn wait_for_rings(&mut self, guest: Guest) -> String {
-        self.wait_for(guest, "rings", |port| port.detail.contains(" queue pairs")).await.detail
+        let all = self.shape.queue_pairs;
+        let words = format!("{all} of {all} queue pairs");
+        self.wait_for(guest, "rings", |port| port.detail.contains(&words)).await.detail
     }
 
     /// Packets dropped, by reason, of those received on any port.

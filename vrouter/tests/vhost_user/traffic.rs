@@ -30,8 +30,6 @@ async fn exchange(device: Device) {
     let mut b = Testpmd::start(device, &node.socket(B), B, A, "5tswap");
     for guest in [A, B] {
         let detail = node.wait_for_rings(guest).await;
-        let all = device.queue_pairs;
-        assert!(detail.contains(&format!("{all} of {all} queue pairs")), "{detail}");
         assert_eq!(detail.starts_with("packed ring"), device.is_packed, "{detail}");
         assert_eq!(detail.contains("mergeable"), device.is_mergeable, "{detail}");
     }

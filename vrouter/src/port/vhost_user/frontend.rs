@@ -6,8 +6,9 @@
 
 mod memory;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
+use rustix::fs::OFlags;
 use vhost::vhost_user::message::{
     VhostUserConfig, VhostUserProtocolFeatures as Protocol, VhostUserVringState,
 };
@@ -73,6 +74,8 @@ pub(super) enum RequestFault {
     ProtocolFeatures { features: u64 },
     #[error("there is no ring {ring}: {rings} were offered")]
     NoSuchRing { ring: u32, rings: usize },
+    #[error("ring {ring} came with a descriptor that is no eventfd")]
+    NoEvent { ring: u32 },
     #[error("a ring of {entries} entries is not possible: at most {RING_ENTRIES_MAX}")]
     RingSize { entries: u32 },
     #[error("ring position {base:#x} is not possible")]
@@ -319,13 +322,16 @@ impl<'a> Frontend<'a> {
                 (state.base, state.is_resumed) = (Some(base), false);
             }
             Request::SetRingKick { ring, file } => {
+                let file = event(ring, file)?;
                 let state = self.stopped_ring(ring, queues)?;
                 state.kick = file;
                 state.is_started = true;
                 self.fault = None;
             }
-            Request::SetRingCall { ring, file } => self.stopped_ring(ring, queues)?.call = file,
-            Request::SetRingError { ring, file } => self.ring(ring)?.error = file,
+            Request::SetRingCall { ring, file } => {
+                self.stopped_ring(ring, queues)?.call = event(ring, file)?;
+            }
+            Request::SetRingError { ring, file } => self.ring(ring)?.error = event(ring, file)?,
             Request::SetRingEnabled { ring, is_enabled } => {
                 let is_same = self.ring(ring)?.is_enabled == Some(is_enabled);
                 let state =
@@ -437,6 +443,22 @@ fn offloads(features: u64) -> Offloads {
         tcp_ecn: checksum && has(features::GUEST_ECN),
         udp: checksum && has(features::GUEST_USO4 | features::GUEST_USO6),
     }
+}
+
+/// A descriptor for events that workers may wait for and write to without waiting for whoever gave
+/// it to us: a pipe would let them wait when it is full, and a file of a guest's file system
+/// always.
+fn event(ring: u32, file: Option<OwnedFd>) -> Result<Option<OwnedFd>, RequestFault> {
+    let Some(file) = file else { return Ok(None) };
+    let no_event = |_| RequestFault::NoEvent { ring };
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let target = rustix::fs::readlink(link, Vec::new()).map_err(no_event)?;
+    if target.as_bytes() != b"anon_inode:[eventfd]" {
+        return Err(RequestFault::NoEvent { ring });
+    }
+    let flags = rustix::fs::fcntl_getfl(&file).map_err(no_event)?;
+    rustix::fs::fcntl_setfl(&file, flags | OFlags::NONBLOCK).map_err(no_event)?;
+    Ok(Some(file))
 }
 
 fn number(value: u64) -> Reply {

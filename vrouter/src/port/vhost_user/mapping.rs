@@ -20,6 +20,10 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::{access::GuestSlice, truncation::Watch};
 
+/// The file systems whose pages are memory (statfs(2)); memfd is on one of them.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
+
 /// Why a frontend's memory could not be mapped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -27,6 +31,11 @@ use super::{access::GuestSlice, truncation::Watch};
 pub enum MapError {
     #[error("a region of {bytes} bytes from {offset} of its file is not possible")]
     Bounds { offset: u64, bytes: u64 },
+    #[error(
+        "the region is no file of memfd, tmpfs or hugetlbfs, but one of file system \
+         {file_system:#x}; share memory"
+    )]
+    NoMemory { file_system: u64 },
     #[error("the region ends at byte {needed} of its file, which has only {actual}")]
     FileTooShort { needed: u64, actual: u64 },
     #[error("more than {} regions of guest memory are mapped", super::truncation::WATCHES_MAX)]
@@ -67,6 +76,14 @@ impl MappedRegion {
         let failed = |source| MapError::Map { bytes, source };
         let bounds = || MapError::Bounds { offset, bytes };
         let metadata = file.metadata().map_err(failed)?;
+        let file_system = rustix::fs::fstatfs(file).map_err(|errno| failed(errno.into()))?.f_type;
+        let file_system = u64::try_from(file_system).unwrap_or_default();
+        // A page of any other file is fetched by whoever serves the file, a guest perhaps: a worker
+        // would wait for it.
+        let is_memory = [TMPFS_MAGIC, HUGETLBFS_MAGIC].contains(&file_system);
+        if !is_memory || !metadata.is_file() {
+            return Err(MapError::NoMemory { file_system });
+        }
         let end = offset.checked_add(bytes).filter(|_| bytes > 0).ok_or_else(bounds)?;
         if end > metadata.size() {
             return Err(MapError::FileTooShort { needed: end, actual: metadata.size() });

@@ -47,7 +47,7 @@ fn memory_that_cannot_be_is_refused() {
     // What is no memory, and as many descriptors as regions.
     let (null, memory) = (null(), memory());
     for (files, why) in [
-        (vec![null.as_fd()], "the region ends at byte"),
+        (vec![null.as_fd()], "the region is no file of memfd"),
         (vec![], "came with 0 descriptors"),
         (vec![memory.as_fd(), memory.as_fd()], "came with 2 descriptors"),
     ] {
@@ -88,6 +88,25 @@ fn rings_that_cannot_be_are_refused() {
         client.set_up_all(0);
         port.wait_for("1 of 1 queue pairs");
         expect_end_of(&port, client, request, &body, why);
+    }
+    port.close();
+}
+
+#[test]
+fn what_workers_would_wait_for_is_no_event() {
+    let port = Port::open(1);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let (null, memory) = (null(), memory());
+    for file in [reader.as_fd(), writer.as_fd(), null.as_fd(), memory.as_fd()] {
+        for request in
+            [FrontendReq::SET_VRING_CALL, FrontendReq::SET_VRING_ERR, FrontendReq::SET_VRING_KICK]
+        {
+            let mut client = Client::connect(&port);
+            client.set_up_all(0);
+            assert_eq!(client.tell(request, &1_u64.to_ne_bytes(), &[file]), Some(1));
+            client.expect_end();
+            port.wait_for("ring 1 came with a descriptor that is no eventfd");
+        }
     }
     port.close();
 }
