@@ -1,6 +1,7 @@
 //! DPDK's test application as a guest: one virtio-user port.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{self, Child, ChildStdin, Command, Stdio},
@@ -61,6 +62,8 @@ pub(crate) struct Testpmd {
     stdin: ChildStdin,
     lines: Receiver<String>,
     log: String,
+    /// The name of its folder.
+    prefix: String,
 }
 
 /// Packets of a port.
@@ -115,7 +118,7 @@ impl Testpmd {
         thread::spawn(move || {
             stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
-        let mut testpmd = Self { child, stdin, lines, log: String::new() };
+        let mut testpmd = Self { child, stdin, lines, log: String::new(), prefix };
         testpmd.command("show port info 0", "MAC address");
         testpmd
     }
@@ -197,5 +200,7 @@ impl Drop for Testpmd {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // What it removes itself only when it ends in order.
+        let _ = fs::remove_dir_all(Path::new("/var/run/dpdk").join(&self.prefix));
     }
 }
