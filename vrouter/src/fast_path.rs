@@ -25,7 +25,7 @@ use crate::{
     config::Role,
     drops::DropReason,
     next_hop::{NextHop, PortHop, TunnelExit, TunnelHop},
-    packet::{Offload, Packet},
+    packet::Packet,
     parse::{Headers, IP_OFFSET, Refusal, parse_ip, tcp_facts},
     pipeline::Pass,
     port::PortRef,
@@ -194,17 +194,29 @@ impl Pass<'_> {
         let frame = packet.data_mut(self.pool.region());
         plain.decrement_hop_limit(frame);
         write_macs(frame, hop.destination_mac, hop.source_mac);
-        let outgoing = plain.outgoing(hash.0);
-        if packet.offload != Offload::NONE {
-            return self.put_unfinished_into_tunnel(packet.take(), hop, &outgoing);
+        if !packet.offload.is_nothing() {
+            return self.encapsulate_unfinished(packet, plain, hop, hash);
         }
-        match self.write_outer_headers(packet, hop, &outgoing) {
+        match self.write_outer_headers(packet, hop, &plain.outgoing(hash.0)) {
             Some(bytes) if self.snapshot.port(port).is_some() => {
                 self.put_out(port.index, packet.take().with_front(bytes));
             }
             Some(_) => self.drop_packet(packet.take(), DropReason::PortDown, Detail::None),
             None => self.drop_packet(packet.take(), DropReason::HeadroomMissing, Detail::None),
         }
+    }
+
+    /// Out of line, so that what most packets need is close together.
+    #[cold]
+    #[inline(never)]
+    fn encapsulate_unfinished(
+        &mut self,
+        packet: &mut Packet,
+        plain: Plain,
+        hop: &TunnelHop,
+        hash: FlowHash,
+    ) {
+        self.put_unfinished_into_tunnel(packet.take(), hop, &plain.outgoing(hash.0));
     }
 
     #[inline]

@@ -74,6 +74,13 @@ pub struct Offload {
 impl Offload {
     /// Nothing is left to do: the packet is as on a wire.
     pub const NONE: Self = Self { checksum: Checksum::Complete, gso: None };
+
+    /// Whether nothing is left to do.
+    #[must_use]
+    #[inline]
+    pub const fn is_nothing(self) -> bool {
+        matches!(self.checksum, Checksum::Complete) && self.gso.is_none()
+    }
 }
 
 /// What the far side of a port does itself, so that the engine need not.

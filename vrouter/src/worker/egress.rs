@@ -10,7 +10,7 @@ use crate::{
     memory::{FramePool, Region},
     merge::merge,
     outbox::Outbox,
-    packet::{Offload, Packet},
+    packet::Packet,
     port::{PORTS_MAX, PortQueue, PortRef},
     segment::{Plan, Segmenter},
     settle::settle,
@@ -166,7 +166,7 @@ impl Egress {
         }
         let mut must_cut = false;
         for packet in burst.iter_mut() {
-            if packet.offload != Offload::NONE {
+            if !packet.offload.is_nothing() {
                 must_cut |= !settle(packet, offloads, pool.region());
             }
         }
