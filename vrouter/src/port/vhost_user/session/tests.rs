@@ -9,7 +9,7 @@ mod well_behaved;
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     thread::{self, JoinHandle},
@@ -36,7 +36,8 @@ const MAC: [u8; 6] = [0x0a, 0x58, 10, 244, 1, 10];
 struct Port {
     device: Box<dyn PortDevice>,
     worker: Option<JoinHandle<Vec<Box<dyn PortQueue>>>>,
-    is_awake: Arc<AtomicBool>,
+    /// Held by the worker while it looks at its queues.
+    is_awake: Arc<Mutex<bool>>,
     is_stopping: Arc<AtomicBool>,
     depot: Arc<Depot>,
     folder: TempDir,
@@ -70,16 +71,18 @@ impl Port {
         let depot = Depot::new(Arc::new(Region::create(&config).unwrap()));
         let mut pool = FramePool::new(Arc::clone(&depot));
         let opened = VhostUserOpener.open(&request, &mut pool).unwrap();
-        let is_awake = Arc::new(AtomicBool::new(true));
+        let is_awake = Arc::new(Mutex::new(true));
         let is_stopping = Arc::new(AtomicBool::new(false));
         let mut queues = opened.queues;
         let (awake, stopping) = (Arc::clone(&is_awake), Arc::clone(&is_stopping));
         let work = move || {
             let stats = WorkerStats::new();
             while !stopping.load(SeqCst) {
-                for queue in queues.iter_mut().filter(|_| awake.load(SeqCst)) {
+                let is_awake = awake.lock().unwrap();
+                for queue in queues.iter_mut().filter(|_| *is_awake) {
                     queue.flush(&mut pool, &stats).unwrap();
                 }
+                drop(is_awake);
                 thread::yield_now();
             }
             for queue in &mut queues {
@@ -95,9 +98,9 @@ impl Port {
         self.folder.path().join("port.sock")
     }
 
-    /// Makes the worker stand still, or go on.
+    /// Makes the worker stand still, or go on; it has done so when this returns.
     fn wake_worker(&self, is_awake: bool) {
-        self.is_awake.store(is_awake, SeqCst);
+        *self.is_awake.lock().unwrap() = is_awake;
     }
 
     /// Waits until the port's detail contains `words`.
