@@ -275,10 +275,12 @@ impl PortQueue for MemoryQueue {
     }
 
     fn flush(&mut self, _pool: &mut FramePool, _stats: &WorkerStats) -> Result<(), PeerGone> {
-        if self.shared.peer_gone.load(Acquire) {
+        self.rings.unsignal();
+        // After it: a peer that went while the descriptor was cleared may have found its signal
+        // already given. The fences of the two see to it that it is found here then.
+        if self.shared.peer_gone.load(SeqCst) {
             return Err(PeerGone);
         }
-        self.rings.unsignal();
         Ok(())
     }
 
