@@ -13,10 +13,12 @@
 mod backend;
 mod batch;
 mod compile;
+mod denials;
 mod error;
 mod field;
 mod group;
 mod object;
+mod policies;
 mod routes;
 mod slots;
 mod state;
@@ -24,9 +26,14 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, mem, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    mem,
+    net::IpAddr,
+    sync::Arc,
+};
 
-use flowtable::ScopeVersions;
+use flowtable::{ScopeId, ScopeVersions};
 
 pub use batch::Batch;
 pub use error::{ApplyError, Problem};
@@ -34,16 +41,20 @@ pub use object::{
     NextHopObject, NodeObject, PORT_ADDRESSES_MAX, PortObject, ROUTE_NEXT_HOPS_MAX, Role, RouteKey,
     RouteObject, TunnelObject, VXLAN_UDP_PORT, VrfObject, VxlanObject,
 };
+pub(crate) use policies::PROTOCOLS_WITH_PORTS;
+pub use policies::{ADDRESS_SETS_MAX, POLICY_SETS_MAX, SET_ADDRESSES_MAX, SET_RULES_MAX};
 pub use routes::Routes;
 
 use self::{
     compile::compile,
-    state::{Delta, State},
+    policies::Policies,
+    state::{Delta, PortState, State},
 };
 use crate::{
     next_hop::{Adjacency, NextHopIndex, PathMtus, TunnelRef},
+    policy::{AddressSets, PolicySet},
     port::PortRef,
-    scope::RouteScope,
+    scope::{PolicyScope, RouteScope},
     snapshot::Snapshot,
 };
 
@@ -93,11 +104,12 @@ enum Change {
 #[derive(Debug)]
 pub struct Config {
     state: State,
+    policies: Policies,
     adjacencies: HashMap<IpAddr, Adjacency>,
     /// The MTU that a port's device has, by port slot.
     device_mtus: HashMap<PortRef, u16>,
-    /// Route scopes that changed since the last snapshot.
-    touched: Vec<RouteScope>,
+    /// Scopes that changed since the last snapshot.
+    touched: Vec<ScopeId>,
     /// What changed since the last snapshot.
     change: Change,
     last: Snapshot,
@@ -114,15 +126,18 @@ impl Config {
     #[must_use]
     pub fn new() -> Self {
         let state = State::default();
+        let policies = Policies::default();
         let path_mtus = Arc::new(PathMtus::default());
         let inputs = compile::Inputs {
             state: &state,
             adjacencies: &HashMap::new(),
             device_mtus: &HashMap::new(),
+            policies: &policies,
         };
         let last = compile(&inputs, None, &path_mtus);
         Self {
             state,
+            policies,
             adjacencies: HashMap::new(),
             device_mtus: HashMap::new(),
             touched: Vec::new(),
@@ -136,12 +151,22 @@ impl Config {
     /// # Errors
     ///
     /// Fails with the first object and field that is not possible; nothing changes then.
-    pub fn apply(&mut self, batch: Batch) -> Result<PortChanges, ApplyError> {
+    pub fn apply(&mut self, mut batch: Batch) -> Result<PortChanges, ApplyError> {
         let mut next = self.state.clone();
         let mut delta = Delta::default();
+        batch.check_contradictions()?;
+        let mut policy = mem::take(&mut batch.policy);
+        if batch.is_full_sync {
+            self.policies.sweep(&mut policy);
+        }
         next.apply(batch, &mut delta)?;
+        self.policies.check(&policy, next.ports.values())?;
+        // From here on nothing fails.
         self.state = next;
-        self.touched.append(&mut delta.touched);
+        let judged_anew = self.policies.commit(policy);
+        self.touched.extend(delta.touched.iter().map(RouteScope::id));
+        self.touched.extend(delta.repoliced.iter().map(|scope| scope.id()));
+        self.touch_ports_of(&judged_anew);
         let change = if delta.has_new_tables { Change::Tables } else { Change::Routes };
         self.change = self.change.max(change);
         for slot in delta.freed_next_hops {
@@ -188,23 +213,19 @@ impl Config {
     /// that has it finds the flows stale that it must judge again.
     #[expect(clippy::cast_possible_truncation, reason = "the flow table's versions wrap")]
     pub fn snapshot(&mut self, scopes: &ScopeVersions) -> Snapshot {
-        let inputs = compile::Inputs {
-            state: &self.state,
-            adjacencies: &self.adjacencies,
-            device_mtus: &self.device_mtus,
-        };
+        let inputs = self.inputs();
         let path_mtus = Arc::clone(&self.last.path_mtus);
         let before = Some(&self.last);
         let mut next = match self.change {
             Change::Tables => compile(&inputs, before, &path_mtus),
             Change::NextHops => compile::with_new_next_hops(&inputs, &self.last),
-            Change::Routes | Change::Nothing => compile::with_new_routes(&self.state, &self.last),
+            Change::Routes | Change::Nothing => compile::with_new_routes(&inputs, &self.last),
         };
         next.version = self.last.version + 1;
         // The table's versions wrap, and compare so.
         let version = next.version as u32;
         for scope in self.touched.drain(..) {
-            scopes.touch(scope.id(), version);
+            scopes.touch(scope, version);
         }
         scopes.advance(version);
         self.change = Change::Nothing;
@@ -244,13 +265,8 @@ impl Config {
     /// The MTU in force of a port, in bytes; `None` for a port that is not there (any more).
     #[must_use]
     pub fn port_mtu(&self, port: PortRef) -> Option<u16> {
-        let inputs = compile::Inputs {
-            state: &self.state,
-            adjacencies: &self.adjacencies,
-            device_mtus: &self.device_mtus,
-        };
         let state = self.state.ports.values().find(|state| state.port == port)?;
-        Some(inputs.port_mtu(state))
+        Some(self.inputs().port_mtu(state))
     }
 
     /// All tunnels, by name.
@@ -280,9 +296,51 @@ impl Config {
         self.state.vrfs.values().map(|vrf| vrf.fib.len()).sum()
     }
 
+    /// The policy set of this number, compiled.
+    #[must_use]
+    pub fn policy_set(&self, id: u64) -> Option<&PolicySet> {
+        self.policies.get(id)
+    }
+
+    /// All policy sets, by number.
+    pub fn policy_sets(&self) -> impl Iterator<Item = &PolicySet> {
+        self.policies.iter()
+    }
+
+    /// All address sets.
+    #[must_use]
+    pub fn address_sets(&self) -> &AddressSets {
+        self.policies.addresses()
+    }
+
     /// The name of the port or tunnel in a next-hop slot.
     #[must_use]
     pub fn next_hop_name(&self, index: NextHopIndex) -> Option<&str> {
         self.state.next_hop_name(index)
+    }
+
+    fn inputs(&self) -> compile::Inputs<'_> {
+        compile::Inputs {
+            state: &self.state,
+            adjacencies: &self.adjacencies,
+            device_mtus: &self.device_mtus,
+            policies: &self.policies,
+        }
+    }
+
+    /// Flows of ports that have one of these policy sets must be judged again.
+    fn touch_ports_of(&mut self, sets: &BTreeSet<u64>) {
+        if sets.is_empty() {
+            return;
+        }
+        let has_one = |port: &&PortState| {
+            let object = &port.object;
+            [object.ingress_policy, object.egress_policy]
+                .into_iter()
+                .flatten()
+                .any(|set| sets.contains(&set))
+        };
+        let ports = self.state.ports.values().filter(has_one);
+        self.touched.extend(ports.map(|port| PolicyScope(port.next_hop).id()));
     }
 }

@@ -130,4 +130,8 @@ drop_reasons! {
     VhostHeaderTruncated => "vhost_header_truncated",
     /// The guest's receive buffer is too small for the packet, and its driver cannot merge several.
     VhostBufferTooSmall => "vhost_buffer_too_small",
+    /// The policies that isolate the destination's port have no rule that allows the connection.
+    PolicyIngressDenied => "policy_ingress_denied",
+    /// The policies that isolate the source's port have no rule that allows the connection.
+    PolicyEgressDenied => "policy_egress_denied",
 }

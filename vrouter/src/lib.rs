@@ -22,6 +22,7 @@ mod fragments;
 pub mod handoff;
 mod icmp_errors;
 pub mod idle;
+pub mod judge;
 mod local;
 mod lookup;
 pub mod memory;

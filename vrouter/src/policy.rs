@@ -25,7 +25,7 @@ use std::{net::IpAddr, sync::Arc};
 use self::ports::PortTable;
 pub use self::{
     classes::{AddressSets, PolicyCompiler},
-    object::{IpBlock, PolicyRule, PolicySetObject, PortRange},
+    object::{AddressSetObject, IpBlock, PolicyRule, PolicySetObject, PortRange},
 };
 use crate::fib::Fib;
 
@@ -52,6 +52,12 @@ impl PolicySet {
     pub fn judge(&self, peer: IpAddr, protocol: u8, port: Option<u16>) -> Option<RuleIndex> {
         let class = self.peers.lookup(peer).map_or(0, |found| found.group.0);
         self.classes.get(class as usize)?.rule(protocol, port)
+    }
+
+    /// The rule itself.
+    #[must_use]
+    pub fn rule(&self, index: RuleIndex) -> Option<&PolicyRule> {
+        self.object.rules.get(index.0 as usize)
     }
 
     /// What it was compiled from.

@@ -27,7 +27,7 @@ use crate::{
     settle::settle,
     snapshot::Snapshot,
     stats::{Balance, EngineStats, WorkerStats},
-    trace::{Detail, DropTrace},
+    trace::DropTrace,
     worker::Process,
 };
 
@@ -263,12 +263,7 @@ impl Bench {
     fn collect_drops(&mut self, port: PortRef, name: &str, index: usize) {
         let records: Vec<_> = self.pipeline.drain_trace().collect();
         for record in records.into_iter().filter(|record| record.ingress == port) {
-            let detail = match record.detail {
-                Detail::NextHop { next_hop } => {
-                    self.config.next_hop_name(next_hop).unwrap_or_default().to_owned()
-                }
-                detail => detail.to_string(),
-            };
+            let detail = self.config.describe(&record.detail);
             self.note_drop(index, name, record.reason, detail);
         }
     }

@@ -1,4 +1,5 @@
-//! What flows depend on: the routes that their two directions take.
+//! What flows depend on: the routes that their two directions take, and the policy of the ports at
+//! their two ends.
 //!
 //! A flow is stale once a scope that it was compiled under was touched since. A route's scope is
 //! found by hashing its VRF and prefix into as many as the flow table has: two routes that share
@@ -7,6 +8,10 @@
 //!
 //! That there is no route is something to depend on, too: the scope of the default route, of the
 //! same VRF and family, stands for it. Adding a prefix that nothing covered touches that scope.
+//!
+//! Policy has one scope a guest port, for both directions: it is touched when the port gets other
+//! policy sets, or one of its sets another content. Also a port that is not isolated has one, since
+//! it may be isolated later.
 
 use std::net::IpAddr;
 
@@ -15,6 +20,7 @@ use ipnet::IpNet;
 
 use crate::{
     fib::{FibMatch, prefix_of},
+    next_hop::NextHopIndex,
     snapshot::VrfIndex,
 };
 
@@ -36,7 +42,7 @@ impl RouteScope {
 
     /// The scope that stands for the route.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "takes words, and 16 bits of them")]
+    #[expect(clippy::cast_possible_truncation, reason = "takes words")]
     pub fn id(&self) -> ScopeId {
         let (high, low) = match self.prefix.addr() {
             IpAddr::V4(address) => (u64::from(address.to_bits()), 4),
@@ -46,13 +52,34 @@ impl RouteScope {
             }
         };
         let rest = u64::from(self.vrf.0) << 8 | u64::from(self.prefix.prefix_len());
-        let hash = [high, low, rest].into_iter().fold(0, |hash: u64, word| {
-            // 2^64 over the golden ratio: each step carries low bits into high ones.
-            (hash.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        });
-        // Zero says "no scope".
-        ScopeId(((hash >> 48) as u16).max(1))
+        scope([high, low, rest])
     }
+}
+
+/// The policy of a guest port, by the port's next-hop slot: that stays when the port's backend is
+/// changed, and its flows with it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PolicyScope(pub NextHopIndex);
+
+impl PolicyScope {
+    /// No route's words begin like this: it keeps the two kinds apart.
+    const KIND: u64 = u64::MAX;
+
+    /// The scope that stands for the port's policy.
+    #[must_use]
+    pub fn id(self) -> ScopeId {
+        scope([Self::KIND, Self::KIND, u64::from(self.0.0)])
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "takes 16 bits")]
+fn scope(words: [u64; 3]) -> ScopeId {
+    let hash = words.into_iter().fold(0, |hash: u64, word| {
+        // 2^64 over the golden ratio: each step carries low bits into high ones.
+        (hash.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    });
+    // Zero says "no scope".
+    ScopeId(((hash >> 48) as u16).max(1))
 }
 
 #[cfg(test)]

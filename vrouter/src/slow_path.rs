@@ -1,8 +1,9 @@
 //! Stage 4: what becomes of a packet whose flow is not known, or must be judged again.
 //!
-//! The order is fixed: *service* (destination NAT) → *egress policy* of the source → **route** →
-//! *ingress policy* of the destination → *masquerade*. The engine routes today; policy is judged
-//! after services, on translated addresses, and takes its place in this order.
+//! The order is fixed: *service* (destination NAT) → **egress policy** of the source → **route** →
+//! **ingress policy** of the destination → *masquerade*. The engine has no services and no
+//! masquerade yet; policy is judged on the addresses that services will have translated, as
+//! [`crate::judge`] says.
 //!
 //! Both directions of a connection are decided at once, and on the original direction's addresses,
 //! whichever direction the packet is of: so a reply cannot keep a connection alive that would not
@@ -12,7 +13,7 @@
 
 use std::net::IpAddr;
 
-use encap::icmp_error::ErrorCause;
+use encap::{icmp_error::ErrorCause, ip::IpProtocol};
 use flowtable::{
     Direction, FlowHash, FlowKey, FlowRef, InsertOutcome, NewConnection, Revalidation, ScopeId,
     Scopes,
@@ -23,14 +24,15 @@ use crate::{
     drops::DropReason,
     fib::FibMatch,
     flows::FlowAction,
+    judge::{Connection, Verdict},
     local::is_routable,
     next_hop::{NextHop, NextHopIndex},
     packet::Packet,
     parse::{Headers, Refusal},
     pipeline::Pass,
-    scope::RouteScope,
-    snapshot::VrfIndex,
-    trace::Detail,
+    scope::{PolicyScope, RouteScope},
+    snapshot::{PortEntry, VrfIndex},
+    trace::{Denial, Detail},
 };
 
 /// Where a direction of a connection goes.
@@ -47,7 +49,8 @@ struct Decision {
     reply: Option<Way>,
     /// Whether the original source, and the original destination, are addresses of this node's own.
     is_local: [bool; 2],
-    /// What the decision depends on: the routes of both directions, or that there is none.
+    /// What the decision depends on: the routes of both directions, or that there is none, and the
+    /// policies of the guest ports at both ends.
     scopes: Scopes,
 }
 
@@ -181,18 +184,11 @@ impl Pass<'_> {
 
     /// Whether `address`, which `found` is the route of, is this node's own.
     fn is_local(&self, vrf: VrfIndex, address: IpAddr, found: Option<FibMatch>) -> bool {
-        // A port's own address is a route through that port only.
-        let hop = found
-            .and_then(|found| self.snapshot.pick(found.group, 0))
-            .and_then(|index| self.snapshot.next_hops.slot(index))
-            .map(|slot| &slot.hop);
-        let is_of_port = match hop {
-            Some(NextHop::Port(hop)) => {
-                self.snapshot.port(hop.port).is_some_and(|port| port.addresses.contains(&address))
-            }
-            _ => false,
-        };
-        is_of_port || self.snapshot.vrf(vrf).is_some_and(|vrf| vrf.is_gateway(address))
+        self.snapshot.owner(address, found).is_some() || self.is_gateway_of(vrf, address)
+    }
+
+    fn is_gateway_of(&self, vrf: VrfIndex, address: IpAddr) -> bool {
+        self.snapshot.vrf(vrf).is_some_and(|vrf| vrf.is_gateway(address))
     }
 
     /// A packet of a flow that depends on something that changed since: the connection gets new
@@ -257,14 +253,37 @@ impl Pass<'_> {
         reply: &FlowKey,
         reply_hash: FlowHash,
     ) -> Result<Decision, Refusal> {
+        let snapshot = self.snapshot;
         let vrf = VrfIndex(forward.vrf());
         let (source, destination) = (reply.destination(), forward.destination());
         let (there, back) = (self.find_route(vrf, destination), self.find_route(vrf, source));
+        let from = snapshot.owner(source, back);
+        let to = snapshot.owner(destination, there);
+        let connection = Connection {
+            vrf,
+            source,
+            destination,
+            protocol: forward.protocol(),
+            destination_port: forward.destination_port(),
+        };
+        let verdict = snapshot.judge_egress(&connection, from, to);
+        admit(&verdict, &connection, DropReason::PolicyEgressDenied)?;
         let forward = self.decide(vrf, destination, there, forward_hash)?;
+        let through = snapshot.port_through(forward.next_hop);
+        let verdict = snapshot.judge_ingress(&connection, from, through);
+        admit(&verdict, &connection, DropReason::PolicyIngressDenied)?;
         let reply = self.decide(vrf, source, back, reply_hash).ok();
-        let is_local = [self.is_local(vrf, source, back), self.is_local(vrf, destination, there)];
-        let scope = |address, found| RouteScope::of_lookup(vrf, address, found).id();
-        let scopes = [scope(destination, there), scope(source, back), ScopeId::NONE, ScopeId::NONE];
+        let is_local = [
+            from.is_some() || self.is_gateway_of(vrf, source),
+            to.is_some() || self.is_gateway_of(vrf, destination),
+        ];
+        let of_route = |address, found| RouteScope::of_lookup(vrf, address, found).id();
+        let scopes = [
+            of_route(destination, there),
+            of_route(source, back),
+            policy_scope(from),
+            policy_scope(through),
+        ];
         Ok(Decision { forward, reply, is_local, scopes: Scopes(scopes) })
     }
 
@@ -329,6 +348,30 @@ impl Pass<'_> {
         }
         self.refuse(packet, refusal);
     }
+}
+
+/// What a guest port's policies say today may change: also if there are none.
+fn policy_scope(port: Option<&PortEntry>) -> ScopeId {
+    let guest = port.filter(|port| port.role == Role::Guest);
+    guest.map_or(ScopeId::NONE, |port| PolicyScope(port.next_hop).id())
+}
+
+fn admit(
+    verdict: &Verdict<'_>,
+    connection: &Connection,
+    reason: DropReason,
+) -> Result<(), Refusal> {
+    let Verdict::Denied { port, set } = verdict else { return Ok(()) };
+    let is_ingress = reason == DropReason::PolicyIngressDenied;
+    let denial = Denial {
+        port: port.port,
+        set: set.map_or(0, |set| set.object().id),
+        peer: if is_ingress { connection.source } else { connection.destination },
+        is_ingress,
+        protocol: IpProtocol(connection.protocol),
+        destination_port: connection.port(),
+    };
+    Err(Refusal::new(reason, Detail::Policy(denial)))
 }
 
 /// What came of opening a connection.

@@ -15,6 +15,7 @@ use crate::{
     config::{PORT_ADDRESSES_MAX, Role},
     fib::{Fib, GroupIndex},
     next_hop::{NextHop, NextHopIndex, NextHopTable, PathMtus},
+    policy::PolicySet,
     port::PortRef,
     publish::Versioned,
 };
@@ -45,6 +46,8 @@ pub struct Snapshot {
     pub next_hops: NextHopTable,
     /// What the underlay said about the MTU of tunnels.
     pub path_mtus: Arc<PathMtus>,
+    /// What judges connections of isolated ports.
+    pub policies: PolicyTable,
 }
 
 impl Versioned for Snapshot {
@@ -187,6 +190,48 @@ pub struct PortEntry {
     pub has_partial_checksums: bool,
     /// The way out through it.
     pub next_hop: NextHopIndex,
+    /// What judges new connections to a guest; `None`: it is not isolated.
+    pub ingress_policy: Option<PolicyIndex>,
+    /// What judges new connections from a guest; `None`: it is not isolated.
+    pub egress_policy: Option<PolicyIndex>,
+}
+
+/// A place in a [`PolicyTable`]: a policy set keeps it as long as it is there.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct PolicyIndex(pub u32);
+
+impl PolicyIndex {
+    /// A place that nothing ever has.
+    pub(crate) const NOWHERE: Self = Self(u32::MAX);
+}
+
+/// The compiled policy sets. A clone shares them.
+#[derive(Clone, Debug, Default)]
+pub struct PolicyTable(Arc<Vec<Option<PolicySet>>>);
+
+impl PolicyTable {
+    /// The policy set in a place; `None` if it is gone.
+    #[must_use]
+    pub fn get(&self, index: PolicyIndex) -> Option<&PolicySet> {
+        self.0.get(index.0 as usize)?.as_ref()
+    }
+
+    /// The first place behind those that were ever used.
+    pub(crate) fn next_index(&self) -> PolicyIndex {
+        PolicyIndex(u32::try_from(self.0.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Puts a policy set in a place, or clears it.
+    pub(crate) fn set(&mut self, index: PolicyIndex, set: Option<PolicySet>) {
+        let table = Arc::make_mut(&mut self.0);
+        let index = index.0 as usize;
+        if table.len() <= index {
+            table.resize_with(index + 1, || None);
+        }
+        if let Some(place) = table.get_mut(index) {
+            *place = set;
+        }
+    }
 }
 
 impl PortEntry {

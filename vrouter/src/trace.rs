@@ -81,6 +81,34 @@ pub enum Detail {
     Target {
         target: IpAddr,
     },
+    Policy(Denial),
+}
+
+/// What was denied by policy.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Denial {
+    /// The port whose policies denied it.
+    pub port: PortRef,
+    /// The policy set that judged; 0 if it was not there.
+    pub set: u64,
+    /// The other end of the connection.
+    pub peer: IpAddr,
+    /// Whether the connection was to the port.
+    pub is_ingress: bool,
+    /// The protocol.
+    pub protocol: IpProtocol,
+    /// The destination port, of protocols that have ports.
+    pub destination_port: Option<u16>,
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.protocol)?;
+        if let Some(port) = self.destination_port {
+            write!(formatter, " port {port}")?;
+        }
+        write!(formatter, " {} {}", if self.is_ingress { "from" } else { "to" }, self.peer)
+    }
 }
 
 impl fmt::Display for Detail {
@@ -110,6 +138,7 @@ impl fmt::Display for Detail {
             Self::Invalid { reason } => formatter.write_str(reason.name()),
             Self::Message { kind, code } => write!(formatter, "type {kind} code {code}"),
             Self::Target { target } => write!(formatter, "for {target}"),
+            Self::Policy(denial) => denial.fmt(formatter),
         }
     }
 }

@@ -45,4 +45,8 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 pub const PROTOCOL_MAJOR: u32 = 1;
 
 /// An addition that older peers may ignore raises this number.
-pub const PROTOCOL_MINOR: u32 = 0;
+pub const PROTOCOL_MINOR: u32 = 1;
+
+/// Queries of one `Explain` at most: the answer stays within gRPC's usual limit of 4 MiB a message
+/// at a kilobyte each, which is many policies and long names.
+pub const EXPLAIN_QUERIES_MAX: usize = 4096;

@@ -11,11 +11,12 @@ use std::{
 use control_api::{
     PROTOCOL_MAJOR, PROTOCOL_MINOR,
     engine::{
-        ApplyHeader, ApplyRequest, ApplyResponse, DropExample, DropStatus, FlowStatus,
-        GetStatusRequest, HandshakeRequest, HandshakeResponse, ListDropExamplesRequest,
-        ListDropsRequest, ListFlowsRequest, ListNeighboursRequest, ListPortsRequest,
-        ListRoutesRequest, ListTunnelsRequest, ListWorkersRequest, NeighbourStatus, Object,
-        ObjectBatch, Port, PortError, PortStatus, RouteStatus, Status, TunnelStatus, WorkerStatus,
+        ApplyHeader, ApplyRequest, ApplyResponse, DropExample, DropStatus, ExplainRequest,
+        ExplainResponse, FlowStatus, GetStatusRequest, HandshakeRequest, HandshakeResponse,
+        ListDropExamplesRequest, ListDropsRequest, ListFlowsRequest, ListNeighboursRequest,
+        ListPortsRequest, ListRoutesRequest, ListTunnelsRequest, ListWorkersRequest,
+        NeighbourStatus, Object, ObjectBatch, Port, PortError, PortStatus, RouteStatus, Status,
+        TunnelStatus, WorkerStatus,
         apply_request::Part,
         engine_server::{Engine, EngineServer},
         object::Kind,
@@ -234,6 +235,13 @@ impl Engine for Service {
         _: Request<ListWorkersRequest>,
     ) -> Result<Response<Self::ListWorkersStream>, tonic::Status> {
         Ok(answers(Vec::new()))
+    }
+
+    async fn explain(
+        &self,
+        _: Request<ExplainRequest>,
+    ) -> Result<Response<ExplainResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("the fixture judges nothing"))
     }
 }
 

@@ -144,7 +144,13 @@ mod tests {
     use crate::documented::assert_documented;
 
     fn drop(reason: &str, port: &str, packets: u64) -> DropStatus {
-        DropStatus { reason: reason.into(), port: port.into(), packets, description: "why".into() }
+        DropStatus {
+            reason: reason.into(),
+            port: port.into(),
+            packets,
+            description: "why".into(),
+            ..DropStatus::default()
+        }
     }
 
     #[test]

@@ -10,7 +10,9 @@ use super::{
         NextHopObject, NodeObject, PortObject, RouteKey, RouteObject, TunnelObject, VrfObject,
         port_label, tunnel_label, vrf_label,
     },
+    policies::{PolicyChanges, address_set_label, policy_set_label},
 };
+use crate::policy::{AddressSetObject, PolicySetObject};
 
 /// Objects to change and to remove.
 #[derive(Debug, Default)]
@@ -26,6 +28,7 @@ pub struct Batch {
     pub(super) deleted_ports: BTreeSet<Box<str>>,
     pub(super) deleted_tunnels: BTreeSet<Box<str>>,
     pub(super) deleted_routes: HashSet<RouteKey>,
+    pub(super) policy: PolicyChanges,
 }
 
 impl Batch {
@@ -86,8 +89,14 @@ impl Batch {
                     }
                 }
             }
-            Some(Kind::AddressSet(set)) => Err(no_policy(format!("address set {:016x}", set.id))),
-            Some(Kind::PolicySet(set)) => Err(no_policy(format!("policy set {:016x}", set.id))),
+            Some(Kind::AddressSet(set)) => {
+                let set = AddressSetObject::try_from(set)?;
+                insert(&mut self.policy.address_sets, set.id, set, |id| address_set_label(*id))
+            }
+            Some(Kind::PolicySet(set)) => {
+                let set = PolicySetObject::try_from(set)?;
+                insert(&mut self.policy.policy_sets, set.id, set, |id| policy_set_label(*id))
+            }
             None => Err(FieldError::new("kind", Problem::Missing).of("an object")),
         }
     }
@@ -107,8 +116,12 @@ impl Batch {
             Some(Kind::Route(key)) => {
                 self.deleted_routes.insert(RouteKey::parse(Some(key))?);
             }
-            Some(Kind::AddressSet(id)) => return Err(no_policy(format!("address set {id:016x}"))),
-            Some(Kind::PolicySet(id)) => return Err(no_policy(format!("policy set {id:016x}"))),
+            Some(Kind::AddressSet(id)) => {
+                self.policy.deleted_address_sets.insert(id);
+            }
+            Some(Kind::PolicySet(id)) => {
+                self.policy.deleted_policy_sets.insert(id);
+            }
             None => return Err(FieldError::new("kind", Problem::Missing).of("a key")),
         }
         Ok(())
@@ -130,6 +143,9 @@ impl Batch {
         if let Some(key) = self.deleted_routes.iter().find(|key| self.routes.contains_key(key)) {
             return both(key.label());
         }
+        if let Some(label) = self.policy.contradiction() {
+            return both(label);
+        }
         Ok(())
     }
 }
@@ -147,11 +163,6 @@ fn insert<K: Ord, V>(
             Ok(())
         }
     }
-}
-
-/// To take a policy and not enforce it would open what it closes.
-fn no_policy(label: String) -> ApplyError {
-    FieldError::new("kind", Problem::PolicyNotEnforced).of(label)
 }
 
 fn twice(label: String) -> ApplyError {

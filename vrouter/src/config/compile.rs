@@ -13,6 +13,7 @@ use encap::{
 
 use super::{
     object::{NodeObject, Role},
+    policies::Policies,
     state::{PortState, State, TunnelState},
 };
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
         TunnelHop, TunnelRef,
     },
     port::{PORTS_MAX, PortRef},
-    snapshot::{NodeTable, PortEntry, Snapshot, Vrf, VrfIndex},
+    snapshot::{NodeTable, PolicyIndex, PortEntry, Snapshot, Vrf, VrfIndex},
 };
 
 /// The MTU of a port whose object and device say nothing: Ethernet's.
@@ -34,6 +35,7 @@ pub(super) struct Inputs<'a> {
     pub(super) state: &'a State,
     pub(super) adjacencies: &'a HashMap<IpAddr, Adjacency>,
     pub(super) device_mtus: &'a HashMap<PortRef, u16>,
+    pub(super) policies: &'a Policies,
 }
 
 impl Inputs<'_> {
@@ -62,25 +64,25 @@ pub(super) fn compile(
         groups: Arc::clone(state.groups.members()),
         next_hops: next_hop_table(inputs, before),
         path_mtus: Arc::clone(path_mtus),
+        policies: inputs.policies.table().clone(),
     }
 }
 
-/// Compiles a snapshot that differs in routes only.
-pub(super) fn with_new_routes(state: &State, before: &Snapshot) -> Snapshot {
+/// Compiles a snapshot that differs in routes and in what policy sets say only.
+pub(super) fn with_new_routes(inputs: &Inputs<'_>, before: &Snapshot) -> Snapshot {
+    let state = inputs.state;
     Snapshot {
         generation: state.generation,
         vrfs: vrf_table(state),
         groups: Arc::clone(state.groups.members()),
+        policies: inputs.policies.table().clone(),
         ..before.clone()
     }
 }
 
-/// Compiles a snapshot that differs in routes and next hops only.
+/// Compiles a snapshot that differs in routes, policy sets and next hops only.
 pub(super) fn with_new_next_hops(inputs: &Inputs<'_>, before: &Snapshot) -> Snapshot {
-    Snapshot {
-        next_hops: next_hop_table(inputs, Some(before)),
-        ..with_new_routes(inputs.state, before)
-    }
+    Snapshot { next_hops: next_hop_table(inputs, Some(before)), ..with_new_routes(inputs, before) }
 }
 
 fn node_table(state: &State) -> NodeTable {
@@ -107,6 +109,10 @@ fn node_table(state: &State) -> NodeTable {
 }
 
 fn port_table(inputs: &Inputs<'_>) -> Arc<[Option<PortEntry>]> {
+    // Every set that a port names is there; in a place that is empty nothing would be allowed.
+    let policy = |set: Option<u64>| {
+        set.map(|set| inputs.policies.index(set).unwrap_or(PolicyIndex::NOWHERE))
+    };
     let mut table = vec![None; PORTS_MAX];
     for state in inputs.state.ports.values() {
         let Some(vrf) = inputs.state.vrfs.get(&state.object.vrf) else { continue };
@@ -121,6 +127,8 @@ fn port_table(inputs: &Inputs<'_>) -> Arc<[Option<PortEntry>]> {
             mtu_bytes: inputs.port_mtu(state),
             has_partial_checksums: state.object.has_partial_checksums(),
             next_hop: state.next_hop,
+            ingress_policy: policy(state.object.ingress_policy),
+            egress_policy: policy(state.object.egress_policy),
         };
         if let Some(place) = table.get_mut(usize::from(state.port.index)) {
             *place = Some(entry);

@@ -63,8 +63,16 @@ pub enum Problem {
     DiscardAmongOthers,
     #[error("this node has no {family} tunnel endpoint; add one to node.vtep_addresses")]
     NoVtepOfFamily { family: &'static str },
-    #[error("this version of the engine enforces no policy; send none, or install one that does")]
-    PolicyNotEnforced,
+    #[error("{bytes} bytes are no whole number of addresses; send {size} for each")]
+    NotWhole { bytes: usize, size: usize },
+    #[error("{address} is not greater than the address before it; send them ascending, each once")]
+    NotAscending { address: IpAddr },
+    #[error("{except} is not within {block}; send parts of the block only")]
+    OutsideBlock { except: IpNet, block: IpNet },
+    #[error("protocol {protocol} has no ports; send 6 (TCP), 17 (UDP) or 132 (SCTP)")]
+    NoPorts { protocol: u8 },
+    #[error("only a guest port can be isolated; send 0 for others")]
+    NotAGuest,
     #[error("is not greater than {in_force}, the one in force; choose a greater one")]
     GenerationNotGreater { in_force: u64 },
 }

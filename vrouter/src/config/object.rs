@@ -84,6 +84,10 @@ pub struct PortObject {
     /// A change of it closes the port and opens a new one.
     pub backend: Backend,
     pub description: Box<str>,
+    /// `None`: not isolated.
+    pub ingress_policy: Option<u64>,
+    /// `None`: not isolated.
+    pub egress_policy: Option<u64>,
 }
 
 /// A way to another node.
@@ -210,8 +214,8 @@ impl PortObject {
         for (field, set) in
             [("ingress_policy", port.ingress_policy), ("egress_policy", port.egress_policy)]
         {
-            if set != 0 {
-                return Err(FieldError::new(field, Problem::PolicyNotEnforced));
+            if set != 0 && role != Role::Guest {
+                return Err(FieldError::new(field, Problem::NotAGuest));
             }
         }
         field::at_most("addresses", port.addresses.len(), PORT_ADDRESSES_MAX)?;
@@ -237,6 +241,8 @@ impl PortObject {
             mtu_bytes: field::mtu("mtu_bytes", port.mtu_bytes)?,
             backend: Backend::parse(port.backend)?,
             description: port.description.into_boxed_str(),
+            ingress_policy: Some(port.ingress_policy).filter(|set| *set != 0),
+            egress_policy: Some(port.egress_policy).filter(|set| *set != 0),
         })
     }
 

@@ -25,7 +25,7 @@ use crate::{
     fib::{Fib, host_prefix},
     next_hop::{NEXT_HOPS_MAX, NextHopIndex, TUNNELS_MAX, TunnelRef},
     port::{PORTS_MAX, PortRef},
-    scope::RouteScope,
+    scope::{PolicyScope, RouteScope},
     snapshot::VrfIndex,
 };
 
@@ -58,6 +58,8 @@ pub(super) struct Delta {
     pub(super) opened: Vec<(PortRef, Arc<PortObject>)>,
     pub(super) closed: Vec<(PortRef, Arc<PortObject>)>,
     pub(super) touched: Vec<RouteScope>,
+    /// Ports that have other policy sets than before.
+    pub(super) repoliced: Vec<PolicyScope>,
     pub(super) freed_next_hops: Vec<NextHopIndex>,
     /// More than routes changed.
     pub(super) has_new_tables: bool,
@@ -113,7 +115,6 @@ impl State {
             let field = format!("generation {}", batch.generation);
             return Err(FieldError::new(field, problem).of("batch"));
         }
-        batch.check_contradictions()?;
         self.generation = batch.generation;
         if batch.is_full_sync {
             self.sweep(&mut batch);
@@ -279,6 +280,10 @@ impl State {
                 (port, self.take_next_hop().ok_or_else(|| too_many(label(), NEXT_HOPS_MAX))?)
             }
         };
+        let policies = |object: &PortObject| (object.ingress_policy, object.egress_policy);
+        if before.is_some_and(|before| policies(&before.object) != policies(object)) {
+            delta.repoliced.push(PolicyScope(next_hop));
+        }
         let state = PortState { port, next_hop, object: Arc::clone(object) };
         Arc::make_mut(&mut self.ports).insert(Arc::from(&*object.name), state);
         Ok(next_hop)

@@ -1,12 +1,12 @@
+mod policy;
+
 use std::{net::IpAddr, ops::ControlFlow, sync::Arc};
 
 use control_api::engine as api;
 use encap::MacAddress;
 use flowtable::ScopeVersions;
 
-use super::{
-    ApplyError, Batch, Config, NextHopObject, PortChanges, Problem, RouteObject, RouteOrigin,
-};
+use super::{ApplyError, Batch, Config, NextHopObject, PortChanges, RouteObject, RouteOrigin};
 use crate::{
     fib::GroupIndex,
     next_hop::{Adjacency, NextHop, TunnelExit},
@@ -97,7 +97,7 @@ macro_rules! into_object {
         })+
     };
 }
-into_object!(Node, Vrf, Port, Tunnel, Route);
+into_object!(Node, Vrf, Port, Tunnel, Route, AddressSet, PolicySet);
 
 fn try_apply(
     config: &mut Config,
@@ -483,32 +483,4 @@ fn a_reused_slot_has_another_generation() {
     let snapshot = config.snapshot(&scopes);
     assert_eq!(snapshot.next_hop(slot, 0), None, "its former user is told apart");
     assert_eq!(snapshot.next_hop(slot, 1), Some(&NextHop::Unused));
-}
-
-#[test]
-fn policy_that_nothing_would_enforce_is_turned_down() {
-    use api::{object::Kind, object_key};
-    let object = |kind| api::Object { kind: Some(kind) };
-    let set = api::PolicySet { id: 0xab, ..api::PolicySet::default() };
-    let isolated = |ingress_policy, egress_policy| api::Port {
-        ingress_policy,
-        egress_policy,
-        ..guest("a/b", &[])
-    };
-    for upsert in [
-        object(Kind::AddressSet(api::AddressSet { id: 0xcd, ..api::AddressSet::default() })),
-        object(Kind::PolicySet(set)),
-        isolated(0xab, 0).object(),
-        isolated(0, 0xab).object(),
-    ] {
-        let objects = api::ObjectBatch { upserts: vec![upsert], deletes: Vec::new() };
-        let error = Batch::new(7, false).push(objects).unwrap_err();
-        assert_eq!(error.problem, Problem::PolicyNotEnforced, "{error}");
-    }
-    for key in [object_key::Kind::AddressSet(1), object_key::Kind::PolicySet(1)] {
-        let deletes = vec![api::ObjectKey { kind: Some(key) }];
-        let objects = api::ObjectBatch { upserts: Vec::new(), deletes };
-        let error = Batch::new(7, false).push(objects).unwrap_err();
-        assert_eq!(error.problem, Problem::PolicyNotEnforced, "{error}");
-    }
 }

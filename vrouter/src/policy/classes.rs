@@ -5,7 +5,9 @@
 //! set. All addresses whose longest prefix is the same are of one class.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeSet, HashMap},
+    iter,
     net::IpAddr,
     sync::Arc,
 };
@@ -21,23 +23,29 @@ type Rules = Box<[u32]>;
 /// Address sets by number, and which of them an address is in.
 #[derive(Clone, Debug, Default)]
 pub struct AddressSets {
-    sets: HashMap<u64, Arc<BTreeSet<IpAddr>>>,
+    /// Ascending, each address once.
+    sets: HashMap<u64, Arc<[IpAddr]>>,
     members: HashMap<IpAddr, BTreeSet<u64>>,
 }
 
 impl AddressSets {
     /// Puts a set in place of the one of that number. Returns the addresses that came or went.
     pub fn insert(&mut self, id: u64, addresses: BTreeSet<IpAddr>) -> Vec<IpAddr> {
-        let before = self.sets.get(&id).cloned().unwrap_or_default();
-        let changed: Vec<IpAddr> = before.symmetric_difference(&addresses).copied().collect();
-        for address in &changed {
-            if addresses.contains(address) {
-                self.members.entry(*address).or_default().insert(id);
+        self.insert_sorted(id, addresses.into_iter().collect())
+    }
+
+    /// As [`Self::insert`], with addresses that are ascending, each once.
+    pub(crate) fn insert_sorted(&mut self, id: u64, addresses: Arc<[IpAddr]>) -> Vec<IpAddr> {
+        let before = self.sets.insert(id, Arc::clone(&addresses)).unwrap_or_default();
+        let mut changed = Vec::new();
+        for (address, is_new) in differences(&before, &addresses) {
+            if is_new {
+                self.members.entry(address).or_default().insert(id);
             } else {
-                self.leave(*address, id);
+                self.leave(address, id);
             }
+            changed.push(address);
         }
-        self.sets.insert(id, Arc::new(addresses));
         changed
     }
 
@@ -52,6 +60,29 @@ impl AddressSets {
     #[must_use]
     pub fn contains(&self, id: u64) -> bool {
         self.sets.contains_key(&id)
+    }
+
+    /// The addresses of a set, ascending; `None` if there is no such set.
+    #[must_use]
+    pub fn get(&self, id: u64) -> Option<&[IpAddr]> {
+        self.sets.get(&id).map(AsRef::as_ref)
+    }
+
+    /// All sets, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &[IpAddr])> {
+        self.sets.iter().map(|(id, addresses)| (*id, &**addresses))
+    }
+
+    /// How many sets there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sets.len()
+    }
+
+    /// Whether there is no set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sets.is_empty()
     }
 
     fn leave(&mut self, address: IpAddr, id: u64) {
@@ -70,6 +101,32 @@ impl AddressSets {
     fn addresses(&self, id: u64) -> impl Iterator<Item = IpAddr> + '_ {
         self.sets.get(&id).into_iter().flat_map(|set| set.iter().copied())
     }
+}
+
+/// What only one of two ascending lists has, in order, and whether that is the second.
+fn differences<'a>(
+    before: &'a [IpAddr],
+    after: &'a [IpAddr],
+) -> impl Iterator<Item = (IpAddr, bool)> + 'a {
+    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+    iter::from_fn(move || {
+        loop {
+            let order = match (before.peek(), after.peek()) {
+                (Some(old), Some(new)) => old.cmp(new),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => return None,
+            };
+            match order {
+                Ordering::Less => return before.next().map(|address| (*address, false)),
+                Ordering::Greater => return after.next().map(|address| (*address, true)),
+                Ordering::Equal => {
+                    before.next();
+                    after.next();
+                }
+            }
+        }
+    })
 }
 
 /// One policy set, and what it takes to compile it anew in parts. Main thread only.

@@ -1,6 +1,17 @@
 //! Policy sets as control describes them.
 
+use std::{net::IpAddr, sync::Arc};
+
 use ipnet::IpNet;
+
+/// Addresses that rules share.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct AddressSetObject {
+    /// Its number.
+    pub id: u64,
+    /// Ascending, each once.
+    pub addresses: Arc<[IpAddr]>,
+}
 
 /// What lets connections of some pods pass in one direction.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -48,6 +59,14 @@ pub struct PortRange {
     pub first: u16,
     /// The last one.
     pub last: u16,
+}
+
+impl PolicySetObject {
+    /// The name of the policy that a rule is of; empty for a rule that is not there.
+    #[must_use]
+    pub fn policy_of(&self, rule: &PolicyRule) -> &str {
+        self.policies.get(rule.policy as usize).map_or("", |name| name)
+    }
 }
 
 impl IpBlock {

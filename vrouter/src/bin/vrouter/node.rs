@@ -12,6 +12,7 @@
 
 mod answers;
 mod examples;
+mod explain;
 mod openers;
 pub(crate) mod places;
 mod queries;

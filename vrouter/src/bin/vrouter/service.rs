@@ -10,11 +10,11 @@ use std::{ops::ControlFlow, pin::Pin};
 use control_api::{
     PROTOCOL_MAJOR, PROTOCOL_MINOR,
     engine::{
-        ApplyRequest, ApplyResponse, DropExample, DropStatus, FlowStatus, GetStatusRequest,
-        HandshakeRequest, HandshakeResponse, ListDropExamplesRequest, ListDropsRequest,
-        ListFlowsRequest, ListNeighboursRequest, ListPortsRequest, ListRoutesRequest,
-        ListTunnelsRequest, ListWorkersRequest, NeighbourStatus, PortStatus, RouteStatus,
-        TunnelStatus, WorkerStatus, engine_server,
+        ApplyRequest, ApplyResponse, DropExample, DropStatus, ExplainRequest, ExplainResponse,
+        FlowStatus, GetStatusRequest, HandshakeRequest, HandshakeResponse, ListDropExamplesRequest,
+        ListDropsRequest, ListFlowsRequest, ListNeighboursRequest, ListPortsRequest,
+        ListRoutesRequest, ListTunnelsRequest, ListWorkersRequest, NeighbourStatus, PortStatus,
+        RouteStatus, TunnelStatus, WorkerStatus, engine_server,
     },
 };
 use tokio::sync::mpsc;
@@ -179,6 +179,18 @@ impl engine_server::Engine for EngineService {
             .map_err(|error| refused(&error))?;
         Ok(Response::new(Box::pin(tokio_stream::iter(examples.into_iter().map(Ok)))))
     }
+
+    async fn explain(
+        &self,
+        request: Request<ExplainRequest>,
+    ) -> Result<Response<ExplainResponse>, Status> {
+        let request = request.into_inner();
+        let judging =
+            self.ask(move |node| node.explain(request)).await?.map_err(|error| refused(&error))?;
+        let answer = tokio::task::spawn_blocking(|| judging.answer()).await;
+        let answer = answer.map_err(|error| Status::internal(error.to_string()))?;
+        answer.map(Response::new).map_err(|error| refused(&error))
+    }
 }
 
 /// Takes the rows of a long list, until it breaks.
@@ -209,12 +221,13 @@ fn call_failed(error: CallError) -> Status {
 
 fn refused(error: &QueryError) -> Status {
     match error {
-        QueryError::AddressLength { .. } | QueryError::OutOfRange { .. } => {
-            Status::invalid_argument(error.to_string())
-        }
-        QueryError::NoSuchPort { .. } | QueryError::NoSuchReason { .. } => {
-            Status::not_found(error.to_string())
-        }
+        QueryError::AddressLength { .. }
+        | QueryError::OutOfRange { .. }
+        | QueryError::TooMany { .. }
+        | QueryError::TwoFamilies { .. } => Status::invalid_argument(error.to_string()),
+        QueryError::NoSuchPort { .. }
+        | QueryError::NoSuchReason { .. }
+        | QueryError::NoSuchVrf { .. } => Status::not_found(error.to_string()),
     }
 }
 

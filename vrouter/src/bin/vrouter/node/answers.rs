@@ -81,25 +81,27 @@ impl Node {
     pub(crate) fn drops(&mut self, all: bool) -> Vec<DropStatus> {
         let ports = self.engine.ports();
         let everywhere = self.engine.stats().all_ports();
+        let details = self.last_details();
         let mut drops = Vec::new();
         for &reason in DropReason::ALL {
             let mut rest = everywhere.dropped_for(reason);
-            let mut push = |port: &str, packets: u64| {
+            let mut push = |name: &str, packets: u64, port: PortRef| {
                 if all || packets > 0 {
                     drops.push(DropStatus {
                         reason: reason.label().to_owned(),
-                        port: port.to_owned(),
+                        port: name.to_owned(),
                         packets,
                         description: reason.description().to_owned(),
+                        last_detail: details.get(&(reason, port)).cloned().unwrap_or_default(),
                     });
                 }
             };
             for view in &ports {
                 let packets = view.totals.dropped_for(reason);
                 rest = rest.saturating_sub(packets);
-                push(&view.object.name, packets);
+                push(&view.object.name, packets, view.port);
             }
-            push("", rest);
+            push("", rest, PortRef::ENGINE);
         }
         drops
     }
@@ -167,6 +169,8 @@ fn port_status(view: PortView) -> PortStatus {
         dropped: totals.dropped(),
         kernel_rx_dropped: view.kernel_rx_dropped.unwrap_or(0),
         description: object.description.to_string(),
+        ingress_policy: object.ingress_policy.unwrap_or(0),
+        egress_policy: object.egress_policy.unwrap_or(0),
         detail: view.detail,
         backend: view.backend,
     }

@@ -3,7 +3,12 @@
 use std::collections::HashMap;
 
 use control_api::engine::{DropExample, ListDropExamplesRequest};
-use vrouter::{clock::Now, drops::DropReason, port::PortRef, trace};
+use vrouter::{
+    clock::Now,
+    drops::DropReason,
+    port::PortRef,
+    trace::{self, DropExamples},
+};
 
 use super::{Node, answers::octets, queries::QueryError};
 
@@ -40,15 +45,29 @@ impl Node {
         }
         let now = self.engine.now();
         let message = |(worker, example): (u32, &trace::DropExample)| {
-            let detail = match example.detail {
-                trace::Detail::NextHop { next_hop } => {
-                    config.next_hop_name(next_hop).unwrap_or_default().to_owned()
-                }
-                detail => detail.to_string(),
+            let detail = config.describe(&example.detail);
+            let policies = match &example.detail {
+                trace::Detail::Policy(denial) => config.policies_of(denial),
+                _ => &[],
             };
-            message(now, worker, example, port_of(example), detail)
+            let policies = policies.iter().map(ToString::to_string).collect();
+            DropExample { detail, policies, ..message(now, worker, example, port_of(example)) }
         };
         Ok(found.into_iter().map(message).collect())
+    }
+
+    /// What was known of the last drop that was kept, by its reason and the port that the packet
+    /// came in on.
+    pub(super) fn last_details(&self) -> HashMap<(DropReason, PortRef), String> {
+        let mut last: HashMap<_, &trace::DropExample> = HashMap::new();
+        for example in self.examples.iter().flat_map(DropExamples::iter) {
+            let newest = last.entry((example.reason, example.ingress)).or_insert(example);
+            if newest.now <= example.now {
+                *newest = example;
+            }
+        }
+        let config = self.engine.config();
+        last.into_iter().map(|(key, it)| (key, config.describe(&it.detail))).collect()
     }
 }
 
@@ -57,13 +76,7 @@ fn find_reason(label: &str) -> Result<DropReason, QueryError> {
     reason.copied().ok_or_else(|| QueryError::NoSuchReason { reason: label.to_owned() })
 }
 
-fn message(
-    now: Now,
-    worker: u32,
-    example: &trace::DropExample,
-    port: &str,
-    detail: String,
-) -> DropExample {
+fn message(now: Now, worker: u32, example: &trace::DropExample, port: &str) -> DropExample {
     let age = now.nanoseconds.saturating_sub(example.now.nanoseconds);
     let flow = example.flow();
     let (source_port, destination_port) = flow.and_then(|flow| flow.ports).unwrap_or_default();
@@ -72,7 +85,6 @@ fn message(
         worker,
         reason: example.reason.label().to_owned(),
         port: port.to_owned(),
-        detail,
         protocol: flow.map_or(0, |flow| u32::from(flow.protocol.0)),
         source: flow.map(|flow| octets(flow.source)).unwrap_or_default(),
         destination: flow.map(|flow| octets(flow.destination)).unwrap_or_default(),
@@ -80,5 +92,6 @@ fn message(
         destination_port: u32::from(destination_port),
         packet_bytes: example.packet_bytes,
         head: example.head.to_vec(),
+        ..DropExample::default()
     }
 }

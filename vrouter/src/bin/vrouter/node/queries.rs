@@ -24,6 +24,12 @@ pub(crate) enum QueryError {
     AddressLength { bytes: usize },
     #[error("{field}: {actual} is out of range; at most {maximum} is possible")]
     OutOfRange { field: &'static str, actual: u32, maximum: u32 },
+    #[error("{field}: {count} are too many; ask {maximum} at a time")]
+    TooMany { field: &'static str, count: usize, maximum: usize },
+    #[error("vrf: there is no VRF {vrf}; 0 is the default one")]
+    NoSuchVrf { vrf: u32 },
+    #[error("destination: {destination} and the source, {from}, are of two families")]
+    TwoFamilies { from: IpAddr, destination: IpAddr },
     #[error("port: there is no port {port}; `vrctl ports` lists them")]
     NoSuchPort { port: String },
     #[error("reason: there is no drop reason {reason}; `vrctl drops --all` lists them")]
@@ -242,7 +248,7 @@ fn find_port(config: &Config, name: &str) -> Result<(PortRef, NextHopIndex), Que
 }
 
 /// Empty stands for "any".
-fn address(bytes: &[u8]) -> Result<Option<IpAddr>, QueryError> {
+pub(super) fn address(bytes: &[u8]) -> Result<Option<IpAddr>, QueryError> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Ok(Some(v4.into()));
     }
@@ -253,7 +259,7 @@ fn address(bytes: &[u8]) -> Result<Option<IpAddr>, QueryError> {
     }
 }
 
-fn in_range<T: TryFrom<u32> + Into<u32>>(
+pub(super) fn in_range<T: TryFrom<u32> + Into<u32>>(
     field: &'static str,
     actual: u32,
     maximum: T,
