@@ -3,6 +3,7 @@
 
 mod background;
 mod compile;
+pub mod iperf3;
 mod line_process;
 mod namespace;
 pub mod open_vswitch;

@@ -77,3 +77,37 @@ fn every_dataplane_that_is_installed_has_its_rows() {
     assert_ne!(has("forward", floor), is_skipped(floor));
     assert!(!namespaces_left());
 }
+
+#[test]
+#[expect(clippy::print_stdout, reason = "says what is skipped")]
+fn pods_with_ordinary_sockets_are_measured_beside_the_kernel() {
+    if let Some(reason) = reason_to_skip() {
+        println!("SKIPPED: {reason}");
+        return;
+    }
+    if Command::new("iperf3").arg("--version").output().is_err() {
+        println!("SKIPPED: iperf3 is not installed");
+        return;
+    }
+    let cases = ["pods-tcp-8", "nodes-tcp-1", "pods-round-trips"];
+    let output = Command::new(env!("CARGO_BIN_EXE_vrouter-perf"))
+        .arg("compare")
+        .args(cases.iter().flat_map(|case| ["--case", case]))
+        .args(["--rounds", "1", "--seconds", "0.1", "--json", "-"])
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let results: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = results["pods"].as_array().unwrap();
+    for case in cases {
+        for dataplane in ["vrouter-tap", "vrouter-veth", "linux", "linux-both-cpus"] {
+            let row = rows.iter().find(|row| row["case"] == case && row["dataplane"] == dataplane);
+            let row = row.unwrap_or_else(|| panic!("{case}, {dataplane}: {results}"));
+            assert!(row["figures"]["median"].as_f64().unwrap() > 0.0, "{row}");
+        }
+        let goals = rows.iter().filter(|row| row["case"] == case && row["goal"].is_number());
+        assert_eq!(goals.count(), 1, "{case}");
+    }
+    assert!(!namespaces_left());
+}

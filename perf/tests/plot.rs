@@ -57,7 +57,7 @@ fn what_was_not_measured_is_said() {
     let folder = tempfile::tempdir().unwrap();
     assert!(plot(folder.path(), &["pipeline"]).status.success());
     let document = &files(folder.path())["benchmarks.md"];
-    assert_eq!(document.matches("Not measured in this run.").count(), 2);
+    assert_eq!(document.matches("Not measured in this run.").count(), 3);
 }
 
 #[test]

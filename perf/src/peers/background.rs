@@ -38,10 +38,24 @@ impl Background {
     ///
     /// Fails if it cannot be started.
     pub fn start(name: &str, command: &Command, cpu: usize, log: &Path) -> Result<Self, PeerError> {
+        Self::start_on(name, command, &[cpu], log)
+    }
+
+    /// As [`Self::start`], on several CPUs.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be started.
+    pub fn start_on(
+        name: &str,
+        command: &Command,
+        cpus: &[usize],
+        log: &Path,
+    ) -> Result<Self, PeerError> {
         let failed = |source| PeerError::Run { program: name.to_owned(), source };
         let output = File::create(log).map_err(failed)?;
         let errors = output.try_clone().map_err(failed)?;
-        let child = bound(command, cpu)
+        let child = bound_to(command, cpus)
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
@@ -112,8 +126,14 @@ impl Drop for Background {
 
 /// The command on one CPU, in a process group of its own, killed when the calling thread ends.
 pub(super) fn bound(command: &Command, cpu: usize) -> Command {
+    bound_to(command, &[cpu])
+}
+
+/// As [`bound`], on several CPUs.
+pub(super) fn bound_to(command: &Command, cpus: &[usize]) -> Command {
+    let list: Vec<String> = cpus.iter().map(usize::to_string).collect();
     let mut bound = Command::new("setpriv");
-    bound.args(["--pdeathsig", "KILL", "taskset", "--cpu-list", &cpu.to_string()]);
+    bound.args(["--pdeathsig", "KILL", "taskset", "--cpu-list", &list.join(",")]);
     bound.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         if let Some(value) = value {

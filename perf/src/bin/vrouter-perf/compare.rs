@@ -6,6 +6,7 @@
 mod contenders;
 mod files;
 pub(crate) mod options;
+pub(crate) mod pods;
 mod table;
 mod veth;
 
@@ -24,6 +25,7 @@ use self::{
     contenders::{Contender, Measured, Ours},
     files::Files,
     options::{CompareCase, CompareOptions},
+    pods::row::PodRow,
     veth::Veth,
 };
 use crate::{interrupt::Interrupt, pipeline::Setting, report::Progress};
@@ -57,6 +59,8 @@ pub(crate) struct Comparison {
     pub(crate) cpu: usize,
     pub(crate) cycles_per_second: f64,
     pub(crate) rows: Vec<Row>,
+    /// Traffic between pods with ordinary sockets.
+    pub(crate) pods: Vec<PodRow>,
     /// Who is not in it, and why.
     pub(crate) skipped: Vec<String>,
     /// What went wrong.
@@ -91,18 +95,22 @@ pub(crate) fn run(options: &CompareOptions) -> anyhow::Result<()> {
         frame_bytes: options.frame_bytes.into(),
     };
     machine::keep_off(cpu);
-    let (mut rows, mut missing) = (Vec::new(), Missing::default());
-    let mut progress = Progress::new(options.cases().len() * options.flows().len());
+    let mut missing = Missing::default();
     if let Err(error) = huge_pages::reserve(OUR_HUGE_PAGES) {
         missing.skipped.push(format!("huge pages for {OURS}: {error}"));
     }
-    for &flows in options.flows() {
+    let (of_pods, of_frames): (Vec<_>, Vec<_>) =
+        options.cases().iter().copied().partition(|case| case.pod_traffic().is_some());
+    let steps = of_frames.len() * options.flows().len() + of_pods.len();
+    let mut progress = Progress::new(steps);
+    let mut rows = Vec::new();
+    for &flows in options.flows().iter().filter(|_| !of_frames.is_empty()) {
         let files = Files::write(flows, setup.frame_bytes).context("cannot write the frames")?;
         let mut field = Field::new(&setup, flows, &interrupt);
-        if !options.cases().iter().all(|case| case.is_veth()) {
+        if !of_frames.iter().all(|case| case.is_veth()) {
             field.start_peers(&files, &mut missing);
         }
-        for &case in options.cases() {
+        for &case in &of_frames {
             progress.step(&format!("{}, {flows} flows", case.name()));
             // They are searches, and the number of flows matters little to them.
             if !case.is_veth() || Some(&flows) == options.flows().last() {
@@ -110,10 +118,15 @@ pub(crate) fn run(options: &CompareOptions) -> anyhow::Result<()> {
             }
         }
     }
+    let mut pods = Vec::new();
+    for case in of_pods {
+        progress.step(case.name());
+        pods.extend(pods::measure(case, &setup, options, &interrupt, &mut missing)?);
+    }
     progress.finish();
     let Setting { machine, cycles_per_second, .. } = setup.pipeline;
     let Missing { skipped, failed } = missing;
-    let comparison = Comparison { machine, cpu, cycles_per_second, rows, skipped, failed };
+    let comparison = Comparison { machine, cpu, cycles_per_second, rows, pods, skipped, failed };
     table::show(&comparison, options.json.as_deref()).context("cannot write the results")?;
     match comparison.failed.len() {
         0 => Ok(()),

@@ -5,6 +5,7 @@ mod compare;
 mod document;
 mod flowtable;
 mod pipeline;
+mod pods;
 mod results;
 
 use std::{
@@ -56,7 +57,7 @@ const HEAD: &str = "\
 `scripts/bench` installs what it takes, measures all of this, and writes this file. Figures depend on \
 the machine: compare those of one run with each other, not with another run's or another machine's.
 
-[Flow table](#flow-table) · [Pipeline](#pipeline) · [Other dataplanes](#other-dataplanes)";
+[Flow table](#flow-table) · [Pipeline](#pipeline) · [Other dataplanes](#other-dataplanes) · [Pods](#pods-with-ordinary-sockets)";
 
 pub(crate) fn run(options: &PlotOptions) -> anyhow::Result<()> {
     let flowtable: Option<Vec<FlowtableRow>> = read(options.flowtable.as_deref())?;
@@ -67,7 +68,7 @@ pub(crate) fn run(options: &PlotOptions) -> anyhow::Result<()> {
     }
     let is_empty = flowtable.as_ref().is_none_or(Vec::is_empty)
         && pipeline.as_ref().is_none_or(Vec::is_empty)
-        && comparison.as_ref().is_none_or(|it| it.rows.is_empty());
+        && comparison.as_ref().is_none_or(|it| it.rows.is_empty() && it.pods.is_empty());
     if is_empty {
         bail!("these results hold no row; measure again");
     }
@@ -84,6 +85,7 @@ pub(crate) fn run(options: &PlotOptions) -> anyhow::Result<()> {
         flowtable::section(flowtable.as_deref(), &plots),
         pipeline::section(pipeline.as_deref(), &plots),
         compare::section(comparison.as_ref(), &plots),
+        pods::section(comparison.as_ref(), &plots),
     ];
     report::check_json(options.json.as_deref()).context("cannot write the results")?;
     let mut written = Written { document: &options.document, charts: Vec::new() };

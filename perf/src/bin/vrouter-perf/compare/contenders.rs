@@ -114,7 +114,6 @@ impl Contender for Switch<'_> {
                  of 32 from DPDK's net_pcap, each frame copied once, to net_null; as it is \
                  configured by default."
             }
-            CompareCase::VethForward | CompareCase::VethVxlanEncap => "Takes no part.",
             CompareCase::Conntrack => {
                 "Looks the connection up and keeps its state, as we do; no TTL, no MAC address. \
                  Established by replies before. Bursts of 32 from DPDK's net_pcap, each \
@@ -125,6 +124,7 @@ impl Contender for Switch<'_> {
                  replies before. Bursts of 32 from DPDK's net_pcap, each frame copied \
                  once, to net_null; as it is configured by default."
             }
+            _ => "Takes no part.",
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use perf::peers::open_vswitch::Forwarding;
 
+use super::pods::{Congestion, PodTraffic, What};
 use crate::pipeline::options::PipelineCase;
 
 /// Flows, unless told otherwise.
@@ -74,21 +75,74 @@ pub(crate) enum CompareCase {
     VethForward,
     /// The same, out through a VXLAN tunnel.
     VethVxlanEncap,
+    /// iperf3 from one pod to another of the node, one connection: beside the kernel's bridge.
+    #[value(name = "pods-tcp-1")]
+    PodsTcp1,
+    /// The same, eight connections.
+    #[value(name = "pods-tcp-8")]
+    PodsTcp8,
+    /// One connection that is paced by BBR.
+    #[value(name = "pods-tcp-1-bbr")]
+    PodsTcp1Bbr,
+    /// Eight of them.
+    #[value(name = "pods-tcp-8-bbr")]
+    PodsTcp8Bbr,
+    /// iperf3 to a pod of another node over VXLAN: beside the kernel's bridge and VXLAN device.
+    #[value(name = "nodes-tcp-1")]
+    NodesTcp1,
+    /// The same, eight connections.
+    #[value(name = "nodes-tcp-8")]
+    NodesTcp8,
+    /// To another node, one connection that is paced by BBR.
+    #[value(name = "nodes-tcp-1-bbr")]
+    NodesTcp1Bbr,
+    /// Eight of them.
+    #[value(name = "nodes-tcp-8-bbr")]
+    NodesTcp8Bbr,
+    /// Round trips of one byte over TCP from one pod to another of the node.
+    PodsRoundTrips,
 }
 
 impl CompareCase {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 15] = [
         Self::Forward,
         Self::VxlanEncap,
         Self::Conntrack,
         Self::ConntrackVxlanEncap,
         Self::VethForward,
         Self::VethVxlanEncap,
+        Self::PodsTcp1,
+        Self::PodsTcp8,
+        Self::PodsTcp1Bbr,
+        Self::PodsTcp8Bbr,
+        Self::NodesTcp1,
+        Self::NodesTcp8,
+        Self::NodesTcp1Bbr,
+        Self::NodesTcp8Bbr,
+        Self::PodsRoundTrips,
     ];
 
     /// Whether packets come in and leave on veths, and not from and to memory.
     pub(crate) fn is_veth(self) -> bool {
         matches!(self, Self::VethForward | Self::VethVxlanEncap)
+    }
+
+    /// What clients in pods do, if that is what is measured.
+    pub(super) fn pod_traffic(self) -> Option<PodTraffic> {
+        let bulk = |streams, congestion| What::Bulk { streams, congestion };
+        let (is_across, what) = match self {
+            Self::PodsTcp1 => (false, bulk(1, Congestion::Cubic)),
+            Self::PodsTcp8 => (false, bulk(8, Congestion::Cubic)),
+            Self::PodsTcp1Bbr => (false, bulk(1, Congestion::Bbr)),
+            Self::PodsTcp8Bbr => (false, bulk(8, Congestion::Bbr)),
+            Self::NodesTcp1 => (true, bulk(1, Congestion::Cubic)),
+            Self::NodesTcp8 => (true, bulk(8, Congestion::Cubic)),
+            Self::NodesTcp1Bbr => (true, bulk(1, Congestion::Bbr)),
+            Self::NodesTcp8Bbr => (true, bulk(8, Congestion::Bbr)),
+            Self::PodsRoundTrips => (false, What::RoundTrips),
+            _ => return None,
+        };
+        Some(PodTraffic { is_across, what })
     }
 
     /// Its name in results.
@@ -100,16 +154,25 @@ impl CompareCase {
             Self::ConntrackVxlanEncap => "conntrack-vxlan-encap",
             Self::VethForward => "veth-forward",
             Self::VethVxlanEncap => "veth-vxlan-encap",
+            Self::PodsTcp1 => "pods-tcp-1",
+            Self::PodsTcp8 => "pods-tcp-8",
+            Self::PodsTcp1Bbr => "pods-tcp-1-bbr",
+            Self::PodsTcp8Bbr => "pods-tcp-8-bbr",
+            Self::NodesTcp1 => "nodes-tcp-1",
+            Self::NodesTcp8 => "nodes-tcp-8",
+            Self::NodesTcp1Bbr => "nodes-tcp-1-bbr",
+            Self::NodesTcp8Bbr => "nodes-tcp-8-bbr",
+            Self::PodsRoundTrips => "pods-round-trips",
         }
     }
 
     /// What our engine does: it always tracks connections.
     pub(crate) fn ours(self) -> PipelineCase {
         match self {
-            Self::Forward | Self::Conntrack | Self::VethForward => PipelineCase::Ipv4Routed,
             Self::VxlanEncap | Self::ConntrackVxlanEncap | Self::VethVxlanEncap => {
                 PipelineCase::VxlanEncap
             }
+            _ => PipelineCase::Ipv4Routed,
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::{io, path::Path};
 
-use super::Comparison;
+use super::{Comparison, Row, pods::row::PodRow};
 use crate::report;
 
 /// Writes the rows: JSON where it was asked for, and a table unless that went to the standard
@@ -21,11 +21,27 @@ pub(super) fn show(comparison: &Comparison, json: Option<&Path>) -> io::Result<(
         comparison.cpu,
         comparison.cycles_per_second / 1e9
     );
+    if !comparison.rows.is_empty() {
+        show_rows(&comparison.rows);
+    }
+    if !comparison.pods.is_empty() {
+        show_pods(&comparison.pods);
+    }
+    for reason in &comparison.skipped {
+        println!("{reason}");
+    }
+    for failure in &comparison.failed {
+        println!("FAILED: {failure}");
+    }
+    Ok(())
+}
+
+fn show_rows(rows: &[Row]) {
     println!(
         "{:<22} {:>6} {:<18} {:>7} {:>17} {:>7} {:>6} {:>13}",
         "CASE", "FLOWS", "DATAPLANE", "CYCLES", "[MIN-MAX]", "MPPS", "RATIO", "[MIN-MAX]"
     );
-    for row in &comparison.rows {
+    for row in rows {
         let (cycles, ratio) = (row.cycles_per_packet, row.vrouter_ratio);
         let mark = (row.rounds_disturbed > 0)
             .then(|| format!("disturbed in {} of {} rounds", row.rounds_disturbed, row.rounds));
@@ -47,17 +63,43 @@ pub(super) fn show(comparison: &Comparison, json: Option<&Path>) -> io::Result<(
          RATIO: packets of vrouter for each of this one's, in the same round.\n"
     );
     let mut said = Vec::new();
-    for row in &comparison.rows {
+    for row in rows {
         if !said.contains(&(row.dataplane, row.not_fair)) {
             println!("{}, {}: {}", row.dataplane, row.case, row.not_fair);
             said.push((row.dataplane, row.not_fair));
         }
     }
-    for reason in &comparison.skipped {
-        println!("{reason}");
+}
+
+fn show_pods(rows: &[PodRow]) {
+    println!(
+        "{:<17} {:<21} {:>9} {:>13} {:<6} {:>6} {:>13} {:>8}",
+        "CASE", "DATAPLANE", "MEDIAN", "[MIN-MAX]", "UNIT", "RATIO", "[MIN-MAX]", "GOAL"
+    );
+    for row in rows {
+        let (figures, ratio) = (row.figures, row.vrouter_ratio);
+        println!(
+            "{:<17} {:<21} {:>9.2} {:>13} {:<6} {:>6.2} {:>13} {:>8}  {}",
+            row.case,
+            row.dataplane,
+            figures.median,
+            format!("[{:.2}-{:.2}]", figures.min, figures.max),
+            row.unit,
+            ratio.median,
+            format!("[{:.2}-{:.2}]", ratio.min, ratio.max),
+            row.goal.map_or_else(String::new, |goal| row.goal_text(goal)),
+            row.remark(),
+        );
     }
-    for failure in &comparison.failed {
-        println!("FAILED: {failure}");
+    println!(
+        "\nMEDIAN: of the rounds; of round trips, of each round's median. \
+         RATIO: vrouter-tap's figure as a part of this one's, in the same round.\n"
+    );
+    let mut said = Vec::new();
+    for row in rows {
+        if !said.contains(&(row.dataplane, row.not_fair)) {
+            println!("{}, {}: {}", row.dataplane, row.case, row.not_fair);
+            said.push((row.dataplane, row.not_fair));
+        }
     }
-    Ok(())
 }

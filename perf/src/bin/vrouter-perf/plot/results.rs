@@ -53,6 +53,21 @@ pub(super) struct CompareRow {
     pub(super) not_fair: String,
 }
 
+/// A row of `vrouter-perf compare` about pods with ordinary sockets.
+#[derive(Debug, Deserialize)]
+pub(super) struct PodRow {
+    pub(super) case: String,
+    pub(super) dataplane: String,
+    pub(super) unit: String,
+    pub(super) figures: Figures,
+    pub(super) p99: Option<Figures>,
+    pub(super) vrouter_ratio: Figures,
+    pub(super) goal: Option<f64>,
+    #[serde(default)]
+    pub(super) retransmits: u64,
+    pub(super) not_fair: String,
+}
+
 /// All of `vrouter-perf compare`.
 #[derive(Debug, Deserialize)]
 pub(super) struct Comparison {
@@ -60,6 +75,8 @@ pub(super) struct Comparison {
     pub(super) cpu: usize,
     pub(super) cycles_per_second: f64,
     pub(super) rows: Vec<CompareRow>,
+    #[serde(default)]
+    pub(super) pods: Vec<PodRow>,
     pub(super) skipped: Vec<String>,
     pub(super) failed: Vec<String>,
 }
