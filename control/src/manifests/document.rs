@@ -77,7 +77,7 @@ impl Document<'_> {
             return Err(ManifestError::Syntax { place: self.place.clone(), message });
         };
         if let Some(kind) = header.kind.strip_suffix("List") {
-            return self.parse_items(&value, kind, parsed);
+            return self.parse_items(&value, kind, &header.api_version, parsed);
         }
         let reader = YamlReader { document: self };
         match manifest(&header, &reader)? {
@@ -91,6 +91,7 @@ impl Document<'_> {
         &self,
         list: &Value,
         kind: &str,
+        api_version: &str,
         parsed: &mut ParsedFile,
     ) -> Result<(), ManifestError> {
         let items = match list.get("items") {
@@ -111,6 +112,10 @@ impl Document<'_> {
                 header.unwrap_or(Header { api_version: String::new(), kind: String::new() });
             if header.kind.is_empty() {
                 kind.clone_into(&mut header.kind);
+            }
+            // A list of one kind has that kind's version; one of several has none to hand on.
+            if header.api_version.is_empty() && !kind.is_empty() {
+                api_version.clone_into(&mut header.api_version);
             }
             let reader = ItemReader { document: self, index, item };
             match manifest(&header, &reader)? {
@@ -179,7 +184,11 @@ impl Reader for ItemReader<'_> {
         let mut item = self.item.clone();
         if let Value::Mapping(fields) = &mut item {
             fields.insert("kind".into(), header.kind.clone().into());
-            fields.entry("apiVersion".into()).or_insert_with(|| "v1".into());
+            let api_version = match header.api_version.as_str() {
+                "" => "v1",
+                known => known,
+            };
+            fields.insert("apiVersion".into(), api_version.into());
         }
         serde_path_to_error::deserialize(item).map(Box::new).map_err(|error| ManifestError::Field {
             place: self.document.place.clone(),

@@ -61,6 +61,15 @@ fn broken_yaml_is_named_by_line_and_the_last_good_state_stays() {
 }
 
 #[test]
+fn items_of_a_list_of_one_kind_may_leave_out_kind_and_version() {
+    let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicyList\n\
+                items: [{metadata: {name: a}}, {kind: NetworkPolicy, metadata: {name: b}}]\n";
+    let (_dir, mut folder) = folder(&[("policies.yaml", text)]);
+    assert!(folder.reload().is_empty());
+    assert_eq!(kinds(&folder), ["NetworkPolicy", "NetworkPolicy"]);
+}
+
+#[test]
 fn a_field_of_the_wrong_type_is_named_with_its_line() {
     let text = "\n\napiVersion: v1\nkind: Node\nmetadata:\n  name: node-a\nspec:\n  podCIDRs: 7\n";
     let (_dir, mut folder) = folder(&[("nodes.yaml", text)]);

@@ -6,7 +6,9 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use control_api::connect::{CONTROL_SOCKET, ENGINE_SOCKET};
 
-use crate::{flows::Protocol, limit::Limit, replay::ReplayOptions, watch::Watch};
+use crate::{
+    explain::ExplainOptions, flows::Protocol, limit::Limit, replay::ReplayOptions, watch::Watch,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -16,6 +18,8 @@ Examples:
   vrctl flows --pod default/web           the connections of one pod
   vrctl drops --watch                     what is being dropped now, and why
   vrctl drops --trace                     which packets were dropped lately
+  vrctl explain --from shop/client --to shop/web --port 80 --manifests DIR
+                                          may it, and which policy and rule say so
   vrctl ports --json | jq '.[].name'      the same for programs
 
 Exit codes:
@@ -85,6 +89,9 @@ pub(crate) enum Command {
     Status,
     /// What control has attached: container, interface, pod, addresses.
     Attachments,
+    /// May this pod open a connection to that one? The verdict of network policy in each direction,
+    /// and the policy and rule that it comes from.
+    Explain(ExplainOptions),
     /// Run a node's pipeline over capture files: offline, unprivileged, the same output for the
     /// same input.
     Replay(ReplayOptions),

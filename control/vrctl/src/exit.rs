@@ -4,7 +4,7 @@ use std::{error::Error, io, process::ExitCode};
 
 use control_api::connect::{ConnectError, HandshakeError};
 
-use crate::replay::ReplayFailure;
+use crate::{explain::ExplainFailure, replay::ReplayFailure};
 
 /// The peer answered with an error, or an input is bad.
 pub(crate) const ERROR: u8 = 1;
@@ -48,6 +48,9 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Replay(#[from] ReplayFailure),
 
+    #[error(transparent)]
+    Explain(#[from] ExplainFailure),
+
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
 
@@ -64,8 +67,10 @@ impl Failure {
             | Self::Timeout { .. }
             | Self::Handshake(HandshakeError::Timeout { .. }) => UNREACHABLE,
             Self::Replay(failure) if failure.is_usage() => USAGE,
+            Self::Explain(failure) if failure.is_usage() => USAGE,
             Self::Handshake(_)
             | Self::Replay(_)
+            | Self::Explain(_)
             | Self::Refused { .. }
             | Self::NoRoute { .. }
             | Self::Output(_)

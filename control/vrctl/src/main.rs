@@ -1,7 +1,8 @@
 //! `vrctl`: the operator's tool for the engine and for control.
 //!
-//! A command asks one of the two over its socket, or runs offline (`replay`, `completions`), and
-//! prints a table for people or JSON for programs. It changes nothing on the node.
+//! A command asks one of the two over its socket, or runs offline (`explain`, `replay`,
+//! `completions`), and prints a table for people or JSON for programs. It changes nothing on the
+//! node.
 #![forbid(unsafe_code)]
 
 mod address;
@@ -11,8 +12,10 @@ mod cli;
 mod documented;
 mod drops;
 mod exit;
+mod explain;
 mod flows;
 mod limit;
+mod manifests;
 mod neighbours;
 mod peer;
 mod ports;
@@ -65,6 +68,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Workers(options) => workers::run(&options, &peers, &mut printer).await,
             Command::Status => status::run(&peers, &mut printer).await,
             Command::Attachments => attachments::run(&peers, &mut printer).await,
+            Command::Explain(options) => explain::run(&options, &mut printer),
             Command::Replay(options) => replay::run(&options, &mut printer),
             Command::Completions { shell } => {
                 let mut command = Cli::command();

@@ -9,12 +9,11 @@ mod report;
 mod write;
 
 use control::{
-    cluster::Cluster,
     compile::{
         CompileError,
         replay::{ReplayPort, replay_objects, replay_ports},
     },
-    manifests::{ManifestError, Problem, load_folder},
+    manifests::ManifestError,
     names::NodeName,
 };
 use vrouter::{
@@ -27,7 +26,7 @@ use self::{
     report::{PortRow, Summary},
 };
 pub(crate) use self::{options::ReplayOptions, write::WriteError};
-use crate::{exit::Failure, print::Printer};
+use crate::{exit::Failure, manifests::Manifests, print::Printer};
 
 /// Why frames could not be replayed.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +69,8 @@ impl ReplayFailure {
 /// Fails if a manifest or a capture file is broken, the node or a port does not exist, or the
 /// output cannot be written.
 pub(crate) fn run(options: &ReplayOptions, printer: &mut Printer) -> Result<(), Failure> {
-    let cluster = load(options)?;
+    let manifests = Manifests::load(&options.manifests).map_err(ReplayFailure::Manifest)?;
+    let cluster = manifests.cluster;
     let ports = replay_ports(&cluster, &options.node).map_err(ReplayFailure::from)?;
     if options.ports {
         return printer.list(&ports.into_iter().map(PortRow::from).collect::<Vec<_>>());
@@ -90,21 +90,6 @@ pub(crate) fn run(options: &ReplayOptions, printer: &mut Printer) -> Result<(), 
     } else {
         printer.text(summary.to_text().trim_end())
     }
-}
-
-/// Reads the manifests. What is only left out is told on standard error; a file that cannot be read
-/// ends the command.
-fn load(options: &ReplayOptions) -> Result<Cluster, ReplayFailure> {
-    let (cluster, problems) = load_folder(&options.manifests);
-    for problem in problems {
-        match problem {
-            Problem::Manifest(ManifestError::UnknownKind { .. }) | Problem::Refused(_) => {
-                eprintln!("vrctl: {problem}");
-            }
-            Problem::Manifest(error) => return Err(ReplayFailure::Manifest(error)),
-        }
-    }
-    Ok(cluster)
 }
 
 fn check_ports(options: &ReplayOptions, ports: &[ReplayPort]) -> Result<(), ReplayFailure> {

@@ -1,0 +1,10 @@
+//! `vrctl explain` from the outside: manifests and questions in, verdicts and reasons out.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic, too")]
+
+mod bad_input;
+mod contract;
+mod scene;
+mod situations;
+mod speed;
+mod vectors;
