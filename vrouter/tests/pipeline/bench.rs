@@ -51,6 +51,8 @@ pub(crate) struct Outcome {
     /// What was left to do to each of them.
     pub(crate) offloads: Vec<Offload>,
     pub(crate) drops: Vec<DropReason>,
+    /// What was known of each drop.
+    pub(crate) details: Vec<String>,
 }
 
 impl Outcome {
@@ -225,7 +227,10 @@ impl Bench {
                 outcome.sent.push((object.name.to_string(), frame));
             }
         });
-        outcome.drops = pipelines[worker].drain_trace().map(|record| record.reason).collect();
+        for record in pipelines[worker].drain_trace() {
+            outcome.drops.push(record.reason);
+            outcome.details.push(config.describe(&record.detail));
+        }
         self.assert_balance();
         outcome
     }

@@ -16,6 +16,7 @@ mod golden;
 mod icmp_errors;
 mod noise;
 mod offload;
+mod policy;
 mod refusals;
 mod rig;
 mod sizes;
