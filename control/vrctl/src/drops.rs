@@ -8,6 +8,7 @@ use control_api::engine::{DropStatus, ListDropsRequest};
 use serde::Serialize;
 
 use crate::{
+    address,
     cli::DropOptions,
     exit::Failure,
     peer::{ENGINE, Peers},
@@ -53,11 +54,13 @@ struct DropRow {
     port: Option<String>,
     packets: u64,
     description: String,
+    /// None if nothing is known of the last one.
+    last_detail: Option<String>,
 }
 
 impl Row for DropRow {
     const COLUMNS: &'static [Column] =
-        &[text("REASON"), text("PORT"), number("PACKETS"), text("MEANING")];
+        &[text("REASON"), text("PORT"), number("PACKETS"), text("MEANING"), text("LAST")];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -65,6 +68,7 @@ impl Row for DropRow {
             self.port.clone().unwrap_or_default(),
             units::count(self.packets),
             self.description.clone(),
+            self.last_detail.clone().unwrap_or_default(),
         ]
     }
 }
@@ -77,11 +81,18 @@ struct DropRateRow {
     packets_per_second: Option<u64>,
     packets: u64,
     description: String,
+    last_detail: Option<String>,
 }
 
 impl Row for DropRateRow {
-    const COLUMNS: &'static [Column] =
-        &[text("REASON"), text("PORT"), number("PACKETS/S"), number("PACKETS"), text("MEANING")];
+    const COLUMNS: &'static [Column] = &[
+        text("REASON"),
+        text("PORT"),
+        number("PACKETS/S"),
+        number("PACKETS"),
+        text("MEANING"),
+        text("LAST"),
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -90,28 +101,28 @@ impl Row for DropRateRow {
             units::optional_rate(self.packets_per_second),
             units::count(self.packets),
             self.description.clone(),
+            self.last_detail.clone().unwrap_or_default(),
         ]
     }
 }
 
 /// One row per reason, or per reason and port; most packets first.
 fn group(drops: Vec<DropStatus>, by_port: bool) -> Vec<DropRow> {
-    let mut groups: BTreeMap<(String, Option<String>), (u64, String)> = BTreeMap::new();
+    let mut groups: BTreeMap<(String, Option<String>), DropRow> = BTreeMap::new();
     for drop in drops {
         let port = (by_port && !drop.port.is_empty()).then_some(drop.port);
-        let group = groups.entry((drop.reason, port)).or_default();
-        group.0 = group.0.saturating_add(drop.packets);
-        group.1 = drop.description;
-    }
-    let mut rows: Vec<_> = groups
-        .into_iter()
-        .map(|((reason, port), (packets, description))| DropRow {
-            reason,
+        let row = groups.entry((drop.reason.clone(), port.clone())).or_insert(DropRow {
+            reason: drop.reason,
             port,
-            packets,
-            description,
-        })
-        .collect();
+            packets: 0,
+            description: drop.description,
+            last_detail: None,
+        });
+        row.packets = row.packets.saturating_add(drop.packets);
+        // Of several ports, one's stands for all.
+        row.last_detail = row.last_detail.take().or_else(|| address::optional(drop.last_detail));
+    }
+    let mut rows: Vec<_> = groups.into_values().collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.packets));
     rows
 }
@@ -130,6 +141,7 @@ fn rates(before: &[DropRow], now: &[DropRow], elapsed: Elapsed, all: bool) -> Ve
                 packets_per_second: elapsed.rate(packets_before, row.packets),
                 packets: row.packets,
                 description: row.description.clone(),
+                last_detail: row.last_detail.clone(),
             }
         })
         .filter(|row| all || row.packets_per_second != Some(0))
@@ -165,6 +177,15 @@ mod tests {
         let packets = |rows: Vec<DropRow>| rows.iter().map(|row| row.packets).collect::<Vec<_>>();
         assert_eq!(packets(group(drops(), false)), [7, 3]);
         assert_eq!(packets(group(drops(), true)), [7, 2, 1]);
+    }
+
+    #[test]
+    fn a_sum_tells_of_one_of_its_ports_what_is_known() {
+        let known = DropStatus { last_detail: "ns/b is isolated".into(), ..drop("x", "ns/b", 1) };
+        let rows = group(vec![drop("x", "ns/a", 1), known, drop("x", "ns/c", 1)], false);
+        assert_eq!(rows.len(), 1);
+        assert_eq!(rows[0].last_detail.as_deref(), Some("ns/b is isolated"));
+        assert!(rows[0].cells().contains(&"ns/b is isolated".to_owned()));
     }
 
     #[test]

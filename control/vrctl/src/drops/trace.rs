@@ -45,6 +45,8 @@ struct ExampleRow {
     /// None for packets that the engine made itself.
     port: Option<String>,
     detail: Option<String>,
+    /// Those that isolate the port that denied it.
+    policies: Vec<String>,
     /// None, as the addresses, if it is no readable IP packet.
     protocol: Option<String>,
     source: Option<String>,
@@ -67,6 +69,7 @@ impl From<DropExample> for ExampleRow {
             reason: example.reason,
             port: address::optional(example.port),
             detail: address::optional(example.detail),
+            policies: example.policies,
             protocol: is_readable.then(|| protocol_name(example.protocol)),
             source: address::optional(address::ip(&example.source)),
             source_port: has_ports.then_some(example.source_port),
