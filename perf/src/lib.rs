@@ -12,4 +12,5 @@ pub mod machine;
 pub mod meter;
 pub mod peers;
 pub mod pktgen;
+pub mod policy_load;
 pub mod traffic;

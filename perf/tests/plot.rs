@@ -38,7 +38,7 @@ fn files(folder: &Path) -> BTreeMap<String, String> {
 
 #[test]
 fn the_same_results_give_the_same_bytes() {
-    let all = ["flowtable", "pipeline", "compare"];
+    let all = ["flowtable", "pipeline", "policy", "compare"];
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for folder in [&one, &other] {
         let output = plot(folder.path(), &all);
@@ -57,7 +57,7 @@ fn what_was_not_measured_is_said() {
     let folder = tempfile::tempdir().unwrap();
     assert!(plot(folder.path(), &["pipeline"]).status.success());
     let document = &files(folder.path())["benchmarks.md"];
-    assert_eq!(document.matches("Not measured in this run.").count(), 3);
+    assert_eq!(document.matches("Not measured in this run.").count(), 4);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use crate::{
     compare::options::CompareOptions, instructions::InstructionsOptions,
     pipeline::options::PipelineOptions, pktgen::PktgenOptions, plot::PlotOptions,
+    policy::PolicyOptions,
 };
 
 const AFTER_HELP: &str = "\
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     Flowtable(FlowtableOptions),
     /// The engine's worker, from a source in memory to a sink: cycles a packet.
     Pipeline(PipelineOptions),
+    /// Judging a connection by policy, and taking over a change of it.
+    Policy(PolicyOptions),
     /// A generator and a sink: loss, order and latency at a rate.
     Pktgen(Box<PktgenOptions>),
     /// The engine beside Open vSwitch with DPDK and other dataplanes, in turns.

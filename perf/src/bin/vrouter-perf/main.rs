@@ -9,6 +9,7 @@ mod interrupt;
 mod pipeline;
 mod pktgen;
 mod plot;
+mod policy;
 mod report;
 
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Command::Pktgen(options) => pktgen::run(options),
         Command::Compare(options) => compare::run(options).map(|()| ExitCode::SUCCESS),
         Command::Instructions(options) => instructions::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Policy(options) => policy::run(options).map(|()| ExitCode::SUCCESS),
         Command::Plot(options) => plot::run(options).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             clap_complete::generate(

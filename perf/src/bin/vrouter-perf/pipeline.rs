@@ -4,6 +4,7 @@
 //! until every flow is known, and then measured in windows of so many packets each.
 
 mod churn;
+mod interlude;
 mod measure;
 pub(crate) mod options;
 mod table;
@@ -20,6 +21,7 @@ use perf::{
 use serde::Serialize;
 
 use self::{
+    interlude::Interlude,
     measure::{Measured, measure},
     options::{PipelineCase, PipelineOptions},
     workload::Workload,
@@ -57,7 +59,7 @@ pub(crate) struct Row {
     pub(crate) marks: Vec<&'static str>,
     /// How often the worker was taken off its CPU.
     pub(crate) preemptions: u64,
-    /// Cycles a packet without churn, in windows between those with it.
+    /// Cycles a packet without churn, or without policy, in windows between those with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) quiet_cycles_per_packet: Option<Figures>,
     /// Changes of the configuration a second, in the windows with churn.
@@ -90,7 +92,7 @@ pub(crate) fn run(options: &PipelineOptions) -> anyhow::Result<()> {
     machine::keep_off(cpu);
     let mut rows = Vec::new();
     if let Some(capture) = capture {
-        rows.push(row(&capture, false, options, &setting)?);
+        rows.push(row(&capture, None, options, &setting)?);
     } else {
         let mut progress = Progress::new(cases.len());
         for (case, flows) in cases {
@@ -111,18 +113,18 @@ pub(crate) fn measure_case(
     setting: &Setting,
 ) -> anyhow::Result<Row> {
     let workload = Workload::of_case(case, flows, options.frame_bytes, setting.cpu);
-    row(&workload, case == PipelineCase::Churn, options, setting)
+    row(&workload, Interlude::of_case(case), options, setting)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
 fn row(
     workload: &Workload,
-    is_churned: bool,
+    interlude: Option<Interlude>,
     options: &PipelineOptions,
     setting: &Setting,
 ) -> anyhow::Result<Row> {
     let seconds = options.seconds / f64::from(options.rounds);
-    let measured = measure(workload, options.rounds, seconds, is_churned)?;
+    let measured = measure(workload, options.rounds, seconds, interlude)?;
     let cycles_per_packet = Figures::of(&measured.windows).context("nothing was measured")?;
     Ok(Row {
         case: workload.case,

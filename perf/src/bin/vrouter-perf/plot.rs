@@ -6,6 +6,7 @@ mod document;
 mod flowtable;
 mod pipeline;
 mod pods;
+mod policy;
 mod results;
 
 use std::{
@@ -20,7 +21,7 @@ use serde::Serialize;
 
 use self::{
     document::Section,
-    results::{Comparison, FlowtableRow, PipelineRow, read},
+    results::{Comparison, FlowtableRow, PipelineRow, PolicyRow, read},
 };
 use crate::report;
 
@@ -32,6 +33,9 @@ pub(crate) struct PlotOptions {
     /// What `vrouter-perf pipeline --json` wrote.
     #[arg(long, value_name = "FILE")]
     pipeline: Option<PathBuf>,
+    /// What `vrouter-perf policy --json` wrote.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
     /// What `vrouter-perf compare --json` wrote.
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
@@ -57,17 +61,23 @@ const HEAD: &str = "\
 `scripts/bench` installs what it takes, measures all of this, and writes this file. Figures depend on \
 the machine: compare those of one run with each other, not with another run's or another machine's.
 
-[Flow table](#flow-table) · [Pipeline](#pipeline) · [Other dataplanes](#other-dataplanes) · [Pods](#pods-with-ordinary-sockets)";
+[Flow table](#flow-table) · [Pipeline](#pipeline) · [Policy](#policy) · [Other dataplanes](#other-dataplanes) · [Pods](#pods-with-ordinary-sockets)";
 
 pub(crate) fn run(options: &PlotOptions) -> anyhow::Result<()> {
     let flowtable: Option<Vec<FlowtableRow>> = read(options.flowtable.as_deref())?;
     let pipeline: Option<Vec<PipelineRow>> = read(options.pipeline.as_deref())?;
+    let policy: Option<Vec<PolicyRow>> = read(options.policy.as_deref())?;
     let comparison: Option<Comparison> = read(options.compare.as_deref())?;
-    if flowtable.is_none() && pipeline.is_none() && comparison.is_none() {
-        bail!("there is nothing to plot; give results with --flowtable, --pipeline or --compare");
+    let is_nothing = flowtable.is_none() && pipeline.is_none() && policy.is_none();
+    if is_nothing && comparison.is_none() {
+        bail!(
+            "there is nothing to plot; give results with --flowtable, --pipeline, --policy or \
+             --compare"
+        );
     }
     let is_empty = flowtable.as_ref().is_none_or(Vec::is_empty)
         && pipeline.as_ref().is_none_or(Vec::is_empty)
+        && policy.as_ref().is_none_or(Vec::is_empty)
         && comparison.as_ref().is_none_or(|it| it.rows.is_empty() && it.pods.is_empty());
     if is_empty {
         bail!("these results hold no row; measure again");
@@ -78,12 +88,14 @@ pub(crate) fn run(options: &PlotOptions) -> anyhow::Result<()> {
         .flatten()
         .find_map(|row| row.machine.clone())
         .or_else(|| pipeline.iter().flatten().find_map(|row| row.machine.clone()))
+        .or_else(|| policy.iter().flatten().find_map(|row| row.machine.clone()))
         .or_else(|| comparison.as_ref().map(|it| it.machine.clone()));
     let plots = relative(&options.plots, &options.document);
     let sections = [
         head(options.note.as_deref(), machine.as_ref()),
         flowtable::section(flowtable.as_deref(), &plots),
         pipeline::section(pipeline.as_deref(), &plots),
+        policy::section(policy.as_deref()),
         compare::section(comparison.as_ref(), &plots),
         pods::section(comparison.as_ref(), &plots),
     ];

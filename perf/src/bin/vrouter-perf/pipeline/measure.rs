@@ -14,7 +14,7 @@ use perf::{
 };
 use vrouter::{burst::BURST_PACKETS_MAX, drops::DropReason, stats::PortTotals};
 
-use super::{churn::Churn, workload::Workload};
+use super::{interlude::Interlude, workload::Workload};
 use crate::allocations::allocations_of_this_thread;
 
 /// How long the warm-up takes at least, however few flows there are.
@@ -31,16 +31,16 @@ const FIRST_PACKETS: u32 = 1 << 18;
 const COLD_SHARE: u64 = 16;
 /// Bursts that a window of first packets has at least.
 const BURSTS_PER_WINDOW_MIN: u64 = 4;
-/// Windows of churn, and windows without, in a row; the first of each is not counted, since the
-/// change from one to the other is in it.
-const CHURN_BLOCK: usize = 4;
+/// Windows with an interlude, and windows without, in a row; the first of each is not counted,
+/// since the change from one to the other is in it.
+const INTERLUDE_BLOCK: usize = 4;
 
 /// What was measured, of one engine or of several.
 #[derive(Debug, Default)]
 pub(super) struct Measured {
     /// Cycles a packet, by window.
     pub(super) windows: Vec<f64>,
-    /// The same of windows without churn, where the others have it.
+    /// The same of windows without churn or policy, where the others have it.
     pub(super) quiet: Vec<f64>,
     /// Packets in all windows.
     pub(super) packets: u64,
@@ -61,7 +61,7 @@ pub(super) fn measure(
     workload: &Workload,
     windows: u32,
     seconds: f64,
-    is_churned: bool,
+    interlude: Option<Interlude>,
 ) -> anyhow::Result<Measured> {
     let mut measured = Measured::default();
     if workload.is_of_first_packets() {
@@ -70,7 +70,7 @@ pub(super) fn measure(
             first_packets(&mut measured, workload, flows, windows)?;
         }
     } else {
-        known_flows(&mut measured, workload, windows as usize, seconds, is_churned)?;
+        known_flows(&mut measured, workload, windows as usize, seconds, interlude)?;
     }
     Ok(measured)
 }
@@ -101,11 +101,11 @@ fn known_flows(
     workload: &Workload,
     windows: usize,
     seconds: f64,
-    is_churned: bool,
+    mut interlude: Option<Interlude>,
 ) -> anyhow::Result<()> {
-    // As many windows count with churn as without.
-    let blocks = 2 * windows.div_ceil(CHURN_BLOCK - 1);
-    let windows = if is_churned { blocks * CHURN_BLOCK } else { windows };
+    // As many windows count with the interlude as without.
+    let blocks = 2 * windows.div_ceil(INTERLUDE_BLOCK - 1);
+    let windows = if interlude.is_some() { blocks * INTERLUDE_BLOCK } else { windows };
     let meter = Meter::new(windows + 1);
     let mut run = start(workload, &meter)?;
     warm_up(&mut run, workload)?;
@@ -113,20 +113,20 @@ fn known_flows(
     let (totals, misses_before) = (run.totals(), run.flows().table().counters().misses);
     let watch = Watch::begin(meter.thread(), workload.config.cpu);
     meter.start(packets);
-    let mut churn = Churn::default();
-    let samples = wait_for_samples(&mut run, |run, window| {
-        if is_churned && is_in_churn(window) {
-            return Ok(churn.go_on(run)?);
-        }
-        churn.pause();
-        Ok(())
+    let samples = wait_for_samples(&mut run, |run, window| match &mut interlude {
+        Some(interlude) if is_in_interlude(window) => Ok(interlude.go_on(run)?),
+        Some(interlude) => Ok(interlude.pause(run)?),
+        None => Ok(()),
     })?;
-    churn.pause();
+    if let Some(interlude) = &mut interlude {
+        interlude.pause(&mut run)?;
+    }
     measured.take_disturbance(watch.end());
-    if is_churned {
-        measured.updates_per_second = Some(churn.updates_per_second());
-        let is_first = |window: usize| window.is_multiple_of(CHURN_BLOCK);
-        measured.take_samples(&samples, |window| (!is_first(window)).then(|| !is_in_churn(window)));
+    if let Some(interlude) = interlude {
+        measured.updates_per_second = interlude.updates_per_second();
+        let is_first = |window: usize| window.is_multiple_of(INTERLUDE_BLOCK);
+        measured
+            .take_samples(&samples, |window| (!is_first(window)).then(|| !is_in_interlude(window)));
     } else {
         measured.take_samples(&samples, |_| Some(false));
     }
@@ -138,8 +138,8 @@ fn known_flows(
     measured.finish(run, workload, &totals)
 }
 
-fn is_in_churn(window: usize) -> bool {
-    !(window / CHURN_BLOCK).is_multiple_of(2)
+fn is_in_interlude(window: usize) -> bool {
+    !(window / INTERLUDE_BLOCK).is_multiple_of(2)
 }
 
 fn start(workload: &Workload, meter: &Arc<Meter>) -> anyhow::Result<EngineRun> {

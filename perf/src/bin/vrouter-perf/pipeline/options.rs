@@ -13,6 +13,9 @@ const NEW_FLOWS_MIN: u32 = 8192;
 pub(super) const MIX_PODS: u8 = PODS_MAX;
 /// Flows of the mix at least: each of the four ways from, or to, each pod.
 const MIX_FLOWS_MIN: u32 = 4 * MIX_PODS as u32;
+/// Flows of the case with policy at most: all are judged again within the first window of a turn,
+/// which does not count.
+const POLICY_FLOWS_MAX: u32 = 1 << 16;
 
 #[derive(Args, Debug)]
 pub(crate) struct PipelineOptions {
@@ -64,10 +67,13 @@ pub(crate) enum PipelineCase {
     /// As ipv4-routed, while 10,000 routes a second change and all counters are read each second;
     /// beside the same without, in turn.
     Churn,
+    /// As ipv4-routed, while both pods are isolated by 1,000 policies; beside the same without, in
+    /// turn.
+    Policy,
 }
 
 impl PipelineCase {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Ipv4Routed,
         Self::Ipv6Routed,
         Self::VxlanEncap,
@@ -75,6 +81,7 @@ impl PipelineCase {
         Self::NewFlow,
         Self::Mix,
         Self::Churn,
+        Self::Policy,
     ];
 
     /// Its name in results.
@@ -87,13 +94,14 @@ impl PipelineCase {
             Self::NewFlow => "new-flow",
             Self::Mix => "mix",
             Self::Churn => "churn",
+            Self::Policy => "policy",
         }
     }
 
     /// The ways of its packets.
     pub(crate) fn ways(self) -> &'static [Way] {
         match self {
-            Self::Ipv4Routed | Self::NewFlow | Self::Churn => &[Way::PodToPod],
+            Self::Ipv4Routed | Self::NewFlow | Self::Churn | Self::Policy => &[Way::PodToPod],
             Self::Ipv6Routed => &[Way::PodToPodV6],
             Self::VxlanEncap => &[Way::Encap],
             Self::VxlanDecap => &[Way::Decap],
@@ -104,6 +112,10 @@ impl PipelineCase {
     /// The way of its packets, or the first of them.
     pub(crate) fn way(self) -> Way {
         self.ways().first().copied().unwrap_or(Way::PodToPod)
+    }
+
+    fn flows_max(self) -> u32 {
+        if self == Self::Policy { POLICY_FLOWS_MAX } else { FLOWS_MAX }
     }
 
     fn flows_min(self) -> u32 {
@@ -118,8 +130,8 @@ impl PipelineCase {
 /// What was asked for cannot be measured.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OptionsError {
-    #[error("{case} with {flows} flows is not possible: at least {min}, at most {FLOWS_MAX}")]
-    Flows { case: &'static str, flows: u32, min: u32 },
+    #[error("{case} with {flows} flows is not possible: at least {min}, at most {max}")]
+    Flows { case: &'static str, flows: u32, min: u32, max: u32 },
     #[error("{case} cannot have such frames")]
     Frame {
         case: &'static str,
@@ -159,13 +171,14 @@ impl PipelineOptions {
     /// Whether a case can have so many flows. An error if both were asked for; where one of them is
     /// a default, it is left out.
     fn check_flows(&self, case: PipelineCase, flows: u32) -> Result<bool, OptionsError> {
-        let min = case.flows_min();
+        let (min, max) = (case.flows_min(), case.flows_max());
         let is_never_possible = flows == 0 || flows > FLOWS_MAX;
         let is_asked = !self.cases.is_empty() && !self.flows.is_empty();
-        if is_never_possible || flows < min && is_asked {
-            return Err(OptionsError::Flows { case: case.name(), flows, min });
+        let is_possible = (min..=max).contains(&flows);
+        if is_never_possible || !is_possible && is_asked {
+            return Err(OptionsError::Flows { case: case.name(), flows, min, max });
         }
-        Ok(flows >= min)
+        Ok(is_possible)
     }
 }
 
@@ -209,7 +222,12 @@ mod tests {
         );
         let names: Vec<_> =
             cases(&["--flows", "1"]).unwrap().iter().map(|(case, _)| case.name()).collect();
-        assert_eq!(names, ["ipv4-routed", "ipv6-routed", "vxlan-encap", "vxlan-decap", "churn"]);
+        assert_eq!(
+            names,
+            ["ipv4-routed", "ipv6-routed", "vxlan-encap", "vxlan-decap", "churn", "policy"]
+        );
+        let names = cases(&["--flows", "1048576"]).unwrap();
+        assert!(!names.iter().any(|(case, _)| *case == PipelineCase::Policy));
     }
 
     #[test]

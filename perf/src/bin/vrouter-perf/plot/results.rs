@@ -38,6 +38,19 @@ pub(super) struct PipelineRow {
     pub(super) machine: Option<Machine>,
 }
 
+/// A row of `vrouter-perf policy`.
+#[derive(Debug, Deserialize)]
+pub(super) struct PolicyRow {
+    pub(super) case: String,
+    pub(super) rules: u32,
+    pub(super) addresses: u32,
+    pub(super) ports: u32,
+    pub(super) nanoseconds: Figures,
+    #[serde(default)]
+    pub(super) preemptions: u64,
+    pub(super) machine: Option<Machine>,
+}
+
 /// A row of `vrouter-perf compare`.
 #[derive(Debug, Deserialize)]
 pub(super) struct CompareRow {
