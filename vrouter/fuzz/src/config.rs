@@ -5,7 +5,7 @@
 //! full sync sent twice changes nothing the second time; and each snapshot leads from every route
 //! to a next hop.
 
-use std::{fmt::Write, net::IpAddr, ops::ControlFlow};
+use std::{collections::BTreeMap, fmt::Write, net::IpAddr, ops::ControlFlow};
 
 use control_api::engine as api;
 use encap::MacAddress;
@@ -14,7 +14,7 @@ use prost::Message;
 use vrouter::{
     config::{Batch, Config},
     next_hop::Adjacency,
-    snapshot::Snapshot,
+    snapshot::{PolicyIndex, Snapshot},
 };
 
 /// Batches looked at of one input.
@@ -112,11 +112,31 @@ fn description(config: &Config) -> String {
     for tunnel in config.tunnels() {
         let _ = writeln!(text, "{tunnel:?}");
     }
+    let sets: BTreeMap<_, _> = config.address_sets().iter().collect();
+    let _ = writeln!(text, "{sets:?}");
+    for set in config.policy_sets() {
+        let _ = writeln!(text, "{:?}", set.object());
+    }
     let _ = config.routes().for_each(None, |route, origin| {
         let _ = writeln!(text, "{route:?} {origin:?}");
         ControlFlow::Continue(())
     });
     text
+}
+
+/// A port has the policy set that it names, and that judges everybody.
+fn check_policy(snapshot: &Snapshot, index: Option<PolicyIndex>, id: Option<u64>) {
+    assert_eq!(index.is_some(), id.is_some());
+    let Some(index) = index else { return };
+    let set = snapshot.policies.get(index).expect("a port's policy set is there");
+    assert_eq!(Some(set.object().id), id);
+    for peer in [IpAddr::from([10, 0, 0, 1]), IpAddr::from([0; 16])] {
+        for port in [None, Some(0), Some(80), Some(u16::MAX)] {
+            if let Some(rule) = set.judge(peer, 6, port) {
+                assert!(set.rule(rule).is_some());
+            }
+        }
+    }
 }
 
 fn check(config: &Config, snapshot: &Snapshot) {
@@ -126,6 +146,8 @@ fn check(config: &Config, snapshot: &Snapshot) {
         assert_eq!(Some(entry.mtu_bytes), config.port_mtu(port));
         assert_eq!(*entry.addresses, *object.addresses);
         assert!(snapshot.vrf(entry.vrf).is_some_and(|vrf| vrf.id == object.vrf));
+        check_policy(snapshot, entry.ingress_policy, object.ingress_policy);
+        check_policy(snapshot, entry.egress_policy, object.egress_policy);
     }
     assert_eq!(snapshot.ports.iter().flatten().count(), config.ports().count());
     let mut routes = 0;

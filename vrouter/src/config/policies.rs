@@ -58,7 +58,7 @@ struct CompiledSet {
 }
 
 impl PolicyChanges {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.address_sets.is_empty()
             && self.policy_sets.is_empty()
             && self.deleted_address_sets.is_empty()
@@ -172,15 +172,15 @@ impl Policies {
     /// Makes the changes, which were checked. Returns the policy sets that may judge differently
     /// now.
     pub(super) fn commit(&mut self, changes: PolicyChanges) -> BTreeSet<u64> {
-        let mut changed = BTreeSet::new();
+        let mut affected = BTreeSet::new();
         if changes.is_empty() {
-            return changed;
+            return affected;
         }
         for id in changes.deleted_policy_sets {
             if let Some(set) = self.sets.remove(&id) {
                 self.free.push(set.index);
                 self.table.set(set.index, None);
-                changed.insert(id);
+                affected.insert(id);
             }
         }
         let mut moved: HashMap<u64, Vec<IpAddr>> = HashMap::new();
@@ -195,21 +195,21 @@ impl Policies {
             let before = self.sets.get(&id);
             if before.is_none_or(|set| **set.compiler.compiled().object() != object) {
                 self.compile(id, object);
-                changed.insert(id);
+                affected.insert(id);
             }
         }
-        for (id, set) in &mut self.sets {
-            let named = moved.iter().filter(|(moved, _)| set.compiler.names(**moved));
+        for (policy, set) in &mut self.sets {
+            let named = moved.iter().filter(|(id, _)| set.compiler.names(**id));
             let addresses: BTreeSet<IpAddr> =
                 named.flat_map(|(_, addresses)| addresses).copied().collect();
             // What was compiled just now has them already.
-            if !addresses.is_empty() && changed.insert(*id) {
+            if !addresses.is_empty() && affected.insert(*policy) {
                 let addresses: Vec<IpAddr> = addresses.into_iter().collect();
                 set.compiler.readdress(&addresses, &self.addresses);
                 self.table.set(set.index, Some(set.compiler.compiled().clone()));
             }
         }
-        changed
+        affected
     }
 
     fn compile(&mut self, id: u64, object: PolicySetObject) {

@@ -1,17 +1,21 @@
 //! The programming interface, as its clients see it.
 
-use control_api::engine::{
-    ApplyHeader, ApplyRequest, GetStatusRequest, HandshakeRequest, ListDropExamplesRequest,
-    ListDropsRequest, ListFlowsRequest, ListNeighboursRequest, ListPortsRequest, ListRoutesRequest,
-    ListTunnelsRequest, ListWorkersRequest, ObjectBatch, ObjectKey, apply_request::Part, next_hop,
-    object_key,
+use control_api::{
+    EXPLAIN_QUERIES_MAX,
+    engine::{
+        AddressSet, ApplyHeader, ApplyRequest, ExplainQuery, ExplainRequest, GetStatusRequest,
+        HandshakeRequest, ListDropExamplesRequest, ListDropsRequest, ListFlowsRequest,
+        ListNeighboursRequest, ListPortsRequest, ListRoutesRequest, ListTunnelsRequest,
+        ListWorkersRequest, ObjectBatch, ObjectKey, PolicyRule, PolicySet, ProtocolPorts,
+        apply_request::Part, direction_verdict::Verdict, next_hop, object::Kind, object_key,
+    },
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_stream::StreamExt;
 use tonic::{Code, Streaming};
 use vrouter::drops::DropReason;
 
-use crate::rig::{Rig, apply, guest, route, send, small_node};
+use crate::rig::{Rig, apply, guest, object, route, send, small_node};
 
 async fn all<T>(answer: tonic::Response<Streaming<T>>) -> Vec<T> {
     answer.into_inner().map(Result::unwrap).collect().await
@@ -278,5 +282,112 @@ async fn metrics_tell_of_ports_and_workers() {
         "# EOF",
     ] {
         assert!(text.contains(line), "{line} is missing from:\n{text}");
+    }
+}
+
+/// The small node, whose pod `web` takes TCP port 80 from 10.244.2.7 and from `client`.
+fn isolated_node() -> Vec<control_api::engine::Object> {
+    let rule = PolicyRule {
+        address_sets: vec![7],
+        ports: vec![ProtocolPorts { protocol: 6, first: 80, last: 80 }],
+        path: "spec.ingress[0].from[1]".into(),
+        ..PolicyRule::default()
+    };
+    let set = PolicySet { id: 9, policies: vec!["default/web".into()], rules: vec![rule] };
+    let ipv4 = [[10, 244, 1, 10], [10, 244, 2, 7]].concat();
+    let mut objects = small_node();
+    for object in &mut objects {
+        if let Some(Kind::Port(port)) = &mut object.kind
+            && port.name == "default/web"
+        {
+            port.ingress_policy = 9;
+        }
+    }
+    objects.push(object(Kind::PolicySet(set)));
+    objects.push(object(Kind::AddressSet(AddressSet { id: 7, ipv4, ipv6: Vec::new() })));
+    objects
+}
+
+fn query(source: [u8; 4], destination: [u8; 4], port: u32) -> ExplainQuery {
+    ExplainQuery {
+        source: source.into(),
+        destination: destination.into(),
+        protocol: 6,
+        destination_port: Some(port),
+        ..ExplainQuery::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_explained_by_port_policies_and_rule_of_both_ends() {
+    let rig = Rig::new();
+    let _daemon = rig.start();
+    let mut client = rig.client().await;
+    apply(&mut client, 1, isolated_node()).await.unwrap();
+    let web = [10, 244, 1, 11];
+    let queries = vec![
+        query([10, 244, 1, 10], web, 80),
+        query([10, 244, 2, 7], web, 81),
+        query(web, [10, 244, 2, 7], 80),
+        query(web, web, 8080),
+    ];
+    let answer = client.explain(ExplainRequest { queries }).await.unwrap().into_inner();
+    assert_eq!(answer.generation, 1);
+    let verdicts: Vec<_> = answer
+        .explanations
+        .iter()
+        .map(|it| [&it.egress, &it.ingress].map(|it| it.as_ref().unwrap().verdict()))
+        .collect();
+    assert_eq!(
+        verdicts,
+        [
+            [Verdict::NotIsolated, Verdict::Allowed],
+            [Verdict::NotHere, Verdict::Denied],
+            [Verdict::NotIsolated, Verdict::NotHere],
+            [Verdict::Itself, Verdict::Itself],
+        ]
+    );
+    let allowed = answer.explanations[0].ingress.clone().unwrap();
+    assert_eq!((allowed.port.as_str(), allowed.policy_set), ("default/web", 9));
+    assert_eq!(allowed.policies, ["default/web"]);
+    let rule = allowed.rule.unwrap();
+    assert_eq!(
+        (rule.policy.as_str(), rule.path.as_str()),
+        ("default/web", "spec.ingress[0].from[1]")
+    );
+    let denied = answer.explanations[1].ingress.clone().unwrap();
+    assert_eq!((denied.policies, denied.rule), (vec!["default/web".to_owned()], None));
+    let ports = all(client.list_ports(ListPortsRequest {}).await.unwrap()).await;
+    let web = ports.iter().find(|port| port.name == "default/web").unwrap();
+    assert_eq!((web.ingress_policy, web.egress_policy), (9, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_about_policy_that_is_not_possible_is_refused_with_its_field() {
+    let rig = Rig::new();
+    let _daemon = rig.start();
+    let mut client = rig.client().await;
+    apply(&mut client, 1, small_node()).await.unwrap();
+    let good = query([10, 244, 1, 10], [10, 244, 1, 11], 80);
+    let with = |change: &dyn Fn(&mut ExplainQuery)| {
+        let mut query = good.clone();
+        change(&mut query);
+        vec![query]
+    };
+    for (queries, code, text) in [
+        (with(&|it| it.vrf = 5), Code::NotFound, "vrf: there is no VRF 5"),
+        (with(&|it| it.source.clear()), Code::InvalidArgument, "address: 0 bytes"),
+        (with(&|it| it.destination = vec![0; 16]), Code::InvalidArgument, "of two families"),
+        (with(&|it| it.protocol = 256), Code::InvalidArgument, "protocol: 256 is out of range"),
+        (
+            with(&|it| it.destination_port = Some(65_536)),
+            Code::InvalidArgument,
+            "destination_port: 65536 is out of range",
+        ),
+        (vec![good.clone(); EXPLAIN_QUERIES_MAX + 1], Code::InvalidArgument, "ask 4096 at a time"),
+    ] {
+        let status = client.explain(ExplainRequest { queries }).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().contains(text), "{status}");
     }
 }

@@ -13,6 +13,7 @@
 
 mod batches;
 mod openings;
+mod policy;
 mod rig;
 mod traffic;
 mod volume;

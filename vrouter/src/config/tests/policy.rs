@@ -1,7 +1,11 @@
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use control_api::engine as api;
 use flowtable::ScopeVersions;
+use proptest::{collection::vec, prelude::*};
 
 use super::{IntoObject, base, bytes, guest, message, try_apply, upsert};
 use crate::{
@@ -314,5 +318,134 @@ fn a_place_of_a_set_that_is_gone_is_used_again_and_never_by_two() {
         assert!(matches!(own, Verdict::Allowed { .. }), "{own:?}");
         assert!(matches!(former, Verdict::Denied { .. }), "{former:?}");
         assert!(to_b(&snapshot, "10.244.2.7"));
+    }
+}
+
+/// What a batch may do to policy: sets of few ids, so that they meet.
+#[derive(Clone, Debug)]
+enum Step {
+    Addresses(u64, Vec<u8>),
+    Rules(u64, Vec<Vec<u64>>),
+    Port(u8, u64),
+    DropAddresses(u64),
+    DropRules(u64),
+    Everything,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (set, policy) = (1..5_u64, 1..4_u64);
+    prop_oneof![
+        3 => (set.clone(), vec(0..6_u8, 0..4)).prop_map(|(id, members)| Step::Addresses(id, members)),
+        3 => (policy.clone(), vec(vec(set.clone(), 0..3), 0..3)).prop_map(|(id, rules)| Step::Rules(id, rules)),
+        3 => (0..3_u8, 0..4_u64).prop_map(|(port, set)| Step::Port(port, set)),
+        1 => set.prop_map(Step::DropAddresses),
+        1 => policy.prop_map(Step::DropRules),
+        1 => Just(Step::Everything),
+    ]
+}
+
+/// All objects that a client would have sent.
+#[derive(Clone, Debug, Default)]
+struct Wanted {
+    addresses: BTreeMap<u64, api::AddressSet>,
+    policies: BTreeMap<u64, api::PolicySet>,
+    ports: BTreeMap<u8, u64>,
+}
+
+impl Wanted {
+    fn objects(&self) -> Vec<api::Object> {
+        let mut objects = base();
+        objects.extend(self.addresses.values().cloned().map(IntoObject::object));
+        objects.extend(self.policies.values().cloned().map(IntoObject::object));
+        objects.extend(self.ports.iter().map(|(port, set)| pod(*port, *set)));
+        objects
+    }
+
+    /// The step as a batch.
+    fn take(&mut self, step: Step) -> (Vec<api::Object>, Vec<api::object_key::Kind>) {
+        use api::object_key::Kind;
+        match step {
+            Step::Addresses(id, members) => {
+                let members: BTreeSet<u8> = members.into_iter().collect();
+                let members: Vec<String> =
+                    members.iter().map(|last| format!("10.0.0.{last}")).collect();
+                let members: Vec<&str> = members.iter().map(String::as_str).collect();
+                let set = address_set(id, &members);
+                self.addresses.insert(id, set.clone());
+                (vec![set.object()], vec![])
+            }
+            Step::Rules(id, rules) => {
+                let rules = rules.iter().map(|sets| rule(sets, &[])).collect();
+                let set = policy_set(id, rules);
+                self.policies.insert(id, set.clone());
+                (vec![set.object()], vec![])
+            }
+            Step::Port(port, set) => {
+                self.ports.insert(port, set);
+                (vec![pod(port, set)], vec![])
+            }
+            Step::DropAddresses(id) => {
+                self.addresses.remove(&id);
+                (vec![], vec![Kind::AddressSet(id)])
+            }
+            Step::DropRules(id) => {
+                self.policies.remove(&id);
+                (vec![], vec![Kind::PolicySet(id)])
+            }
+            Step::Everything => (self.objects(), vec![]),
+        }
+    }
+}
+
+fn pod(port: u8, ingress: u64) -> api::Object {
+    isolated(&format!("pods/{port}"), &format!("10.244.1.{}", 100 + port), ingress).object()
+}
+
+/// What each pod says to each peer.
+fn verdicts(config: &mut Config, scopes: &ScopeVersions) -> Vec<String> {
+    let snapshot = config.snapshot(scopes);
+    let mut verdicts = Vec::new();
+    for (pod, peer) in (0..3_u8).flat_map(|pod| (0..6_u8).map(move |peer| (pod, peer))) {
+        let connection = Connection {
+            vrf: VrfIndex(0),
+            source: [10, 0, 0, peer].into(),
+            destination: [10, 244, 1, 100 + pod].into(),
+            protocol: 6,
+            destination_port: 80,
+        };
+        let [_, ingress] = snapshot.explain(&connection);
+        let rule = match ingress {
+            Verdict::Allowed { rule, set, .. } => Some((rule, set.object().id)),
+            _ => None,
+        };
+        verdicts.push(format!("{pod} {peer} {:?} {rule:?}", std::mem::discriminant(&ingress)));
+    }
+    verdicts
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_the_way_there_the_same_objects_judge_alike(steps in vec(step(), 1..24)) {
+        let mut config = Config::new();
+        upsert(&mut config, base());
+        let scopes = ScopeVersions::new(0);
+        let mut wanted = Wanted::default();
+        for step in steps {
+            let is_full_sync = matches!(step, Step::Everything);
+            let mut next = wanted.clone();
+            let (upserts, deletes) = next.take(step);
+            let applied = try_apply(&mut config, is_full_sync, upserts, deletes);
+            // A refused batch has changed nothing.
+            if applied.is_ok() {
+                wanted = next;
+            }
+            let mut fresh = Config::new();
+            try_apply(&mut fresh, true, wanted.objects(), vec![]).unwrap();
+            prop_assert_eq!(verdicts(&mut config, &scopes), verdicts(&mut fresh, &scopes));
+            prop_assert_eq!(config.address_sets().len(), wanted.addresses.len());
+            prop_assert_eq!(config.policy_sets().count(), wanted.policies.len());
+        }
     }
 }
