@@ -304,6 +304,11 @@ impl Packet {
         iter::once(self.data(region)).chain(self.rest.segments(region))
     }
 
+    /// As [`Self::segments`], but segments that lie in a row in memory are one.
+    pub fn runs<'a>(&'a self, region: &'a Region) -> impl Iterator<Item = &'a [u8]> {
+        self.rest.runs_from(region, &self.head, (self.offset, self.len))
+    }
+
     /// Gives up the packet: its first segment, and the later ones.
     #[inline]
     pub fn into_segments(self) -> (Segment, Chain) {

@@ -81,6 +81,42 @@ impl Chain {
         Some(Segment { frame, offset, len })
     }
 
+    /// `len` bytes from `offset` of `head`, and those of the segments after it, in order; what lies in
+    /// a row in memory as one.
+    pub fn runs_from<'a>(
+        &'a self,
+        region: &'a Region,
+        head: &'a Frame,
+        (offset, len): (u16, u16),
+    ) -> impl Iterator<Item = &'a [u8]> {
+        let frame_bytes = region.frame_bytes() as usize;
+        let within = move |offset: u16, len: u16| {
+            let offset = usize::from(offset).min(frame_bytes);
+            (offset, usize::from(len).min(frame_bytes - offset))
+        };
+        let mut begun = Some((head.index(), within(offset, len)));
+        let mut next = self.first;
+        iter::from_fn(move || {
+            let (start, (offset, mut bytes)) = begun.take()?;
+            while next != NO_FRAME {
+                let index = next;
+                let link = read(region, index);
+                let (offset_here, here) = within(link.offset, link.len);
+                next = link.next;
+                let frames_behind = index.0.checked_sub(start.0).map(|frames| frames as usize);
+                let place = frames_behind.map(|frames| frames * frame_bytes + offset_here);
+                if place != Some(offset + bytes) {
+                    begun = Some((index, (offset_here, here)));
+                    break;
+                }
+                bytes += here;
+            }
+            // SAFETY: each piece lies within a frame that the chain or `head` owns, and begins where
+            // the one before it ends; both are borrowed as long as the bytes are.
+            Some(unsafe { region.bytes_at(start, offset, bytes) })
+        })
+    }
+
     /// The bytes of each segment, in order.
     pub fn segments<'a>(&'a self, region: &'a Region) -> impl Iterator<Item = &'a [u8]> {
         let mut next = self.first;

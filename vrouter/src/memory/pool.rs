@@ -10,6 +10,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 
 use super::{
@@ -31,6 +32,9 @@ const LOCAL_FRAMES_MIN: usize = 2 * DEPOT_BATCH_FRAMES;
 /// The share of the region that one pool may hoard: sixteen pools that do not receive leave the
 /// others half of it.
 const LOCAL_SHARE: usize = 32;
+
+/// Frames of a chain that are returned together: those of 64 KiB and a few more.
+const CHAIN_FRAMES: usize = 48;
 
 type Batch = [FrameIndex; DEPOT_BATCH_FRAMES];
 
@@ -75,7 +79,9 @@ impl Depot {
     fn collect(&self, index: FrameIndex) {
         let mut leftovers = self.leftovers.lock().unwrap_or_else(PoisonError::into_inner);
         leftovers.push(index);
-        if let Ok(batch) = Batch::try_from(leftovers.as_slice()) {
+        if let Ok(mut batch) = Batch::try_from(leftovers.as_slice()) {
+            // Pools take the last one first: frames that come in order leave in order.
+            batch.reverse();
             // The capacity covers every frame of the region, so the push succeeds.
             let _ = self.batches.push(batch);
             leftovers.clear();
@@ -194,19 +200,28 @@ impl FramePool {
     #[inline]
     pub fn free_packet(&mut self, packet: Packet) {
         let (head, rest) = packet.into_segments();
-        self.free(head.frame);
         if !rest.is_empty() {
             self.free_chain(rest);
         }
+        self.free(head.frame);
     }
 
-    /// Returns every frame of a chain.
+    /// Returns every frame of a chain, the last first: the next ones to be taken are then in the
+    /// order in which they were, which for those of a large packet is that in memory.
     #[cold]
     #[inline(never)]
     pub(crate) fn free_chain(&mut self, mut rest: Chain) {
+        let mut frames: ArrayVec<Frame, CHAIN_FRAMES> = ArrayVec::new();
         // A chain has no more segments than the region has frames.
-        while let Some(segment) = rest.pop(&self.depot.region) {
-            self.free(segment.frame);
+        while !rest.is_empty() {
+            while !frames.is_full()
+                && let Some(segment) = rest.pop(&self.depot.region)
+            {
+                frames.push(segment.frame);
+            }
+            while let Some(frame) = frames.pop() {
+                self.free(frame);
+            }
         }
     }
 
@@ -264,6 +279,8 @@ fn copy(bytes: &[u8], room: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::memory::RegionConfig;
@@ -335,5 +352,80 @@ mod tests {
         }
         drop(pool);
         assert_eq!(depot.frames_free(), 64);
+    }
+
+    /// How often one byte of a packet does not lie right behind the one before it.
+    fn breaks(packet: &Packet, region: &Region) -> usize {
+        packet.runs(region).count() - 1
+    }
+
+    #[test]
+    fn the_frames_of_a_large_packet_lie_in_a_row_and_do_so_again_once_it_was_freed() {
+        let depot = depot(1024);
+        let mut pool = FramePool::new(Arc::clone(&depot));
+        let region = Arc::clone(depot.region());
+        let bytes = vec![7; 65_549];
+        for _ in 0..100 {
+            let packets: Vec<Packet> =
+                (0..3).map(|_| pool.copy_in(&bytes, PortRef::ENGINE).unwrap()).collect();
+            for packet in packets {
+                assert!(breaks(&packet, &region) <= 2);
+                pool.free_packet(packet);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn runs_hold_the_bytes_of_the_segments_however_frames_lie(
+            order in Just((0..32).collect::<Vec<u32>>()).prop_shuffle(),
+            pieces in prop::collection::vec((0_u16..=2048, 0_u16..=2048, any::<u8>()), 1..32),
+            in_a_row in 0_usize..32,
+        ) {
+            let region = Region::create(&RegionConfig {
+                frame_count: 64,
+                frame_bytes: 2048,
+                huge_pages: false,
+            }).unwrap();
+            let mut frames: Vec<Frame> = region.take_all().take(32).collect();
+            frames[in_a_row..].sort_by_key(|frame| order[frame.index().0 as usize]);
+            let mut packet: Option<Packet> = None;
+            for (mut frame, (offset, len, byte)) in frames.into_iter().zip(&pieces) {
+                // Most fill their frames.
+                let offset = if byte % 4 == 0 { *offset } else { 0 };
+                let len = if byte % 3 == 0 { *len } else { 2048 }.min(2048 - offset);
+                region.bytes_mut(&mut frame).fill(*byte);
+                match &mut packet {
+                    None => packet = Some(Packet::new(frame, offset, len, PortRef::ENGINE)),
+                    Some(packet) => packet.append(&region, Segment { frame, offset, len }),
+                }
+            }
+            let packet = packet.unwrap();
+            let expected = packet.segments(&region).collect::<Vec<_>>().concat();
+            prop_assert_eq!(packet.runs(&region).collect::<Vec<_>>().concat(), expected);
+            prop_assert!(packet.runs(&region).count() <= packet.segments(&region).count());
+        }
+
+        #[test]
+        fn a_run_is_as_long_as_frames_lie_in_a_row(
+            picked in prop::collection::vec(any::<bool>(), 64),
+        ) {
+            let config = RegionConfig { frame_count: 64, frame_bytes: 2048, huge_pages: false };
+            let region = Region::create(&config).unwrap();
+            let all = region.take_all().zip(&picked);
+            let mut frames: Vec<Frame> =
+                all.filter(|(_, is_picked)| **is_picked).map(|(frame, _)| frame).collect();
+            let count = frames.len();
+            let (mut rest, mut runs, mut frames_seen) = (&mut frames[..], 0, 0);
+            while !rest.is_empty() {
+                let (run, after) = region.split_run(rest);
+                run.fill(1);
+                (runs, frames_seen) = (runs + 1, frames_seen + run.len() / 2048);
+                rest = after;
+            }
+            prop_assert_eq!(frames_seen, count);
+            let begins = |at: usize| picked[at] && (at == 0 || !picked[at - 1]);
+            prop_assert_eq!(runs, (0..64).filter(|at| begins(*at)).count());
+        }
     }
 }

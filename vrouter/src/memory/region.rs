@@ -204,6 +204,42 @@ impl Region {
         unsafe { slice::from_raw_parts_mut(start.as_ptr(), self.frame_bytes as usize) }
     }
 
+    /// All bytes of the first of `frames` and of those after it that lie right behind it in memory,
+    /// for writing, as one; and the frames that do not.
+    pub fn split_run<'a>(&'a self, frames: &'a mut [Frame]) -> (&'a mut [u8], &'a mut [Frame]) {
+        let Some(first) = frames.first().map(|frame| frame.0) else { return (&mut [], frames) };
+        let Some(start) = self.frame_start(first) else { return (&mut [], &mut []) };
+        let expected = first..self.frame_count;
+        let count =
+            frames.iter().zip(expected).take_while(|(frame, next)| frame.0 == *next).count();
+        let (run, rest) = frames.split_at_mut(count);
+        let bytes = run.len() * self.frame_bytes as usize;
+        // SAFETY: each frame of the run is one of this region's, and each lies behind the one before
+        // it, so the range is inside the mapping; the mutable borrow of their only owners rules out
+        // any other access.
+        (unsafe { slice::from_raw_parts_mut(start.as_ptr(), bytes) }, rest)
+    }
+
+    /// So many bytes, some of them perhaps in frames behind the one in which they start; empty if
+    /// they go beyond the region.
+    ///
+    /// # Safety
+    ///
+    /// The caller has borrowed whatever owns the frames that the bytes lie in for as long as it uses
+    /// them.
+    pub(super) unsafe fn bytes_at(&self, index: FrameIndex, offset: usize, bytes: usize) -> &[u8] {
+        let frame_bytes = self.frame_bytes as usize;
+        let end = (index.0 as usize).saturating_mul(frame_bytes).saturating_add(offset + bytes);
+        let Some(start) = self.frame_start(index.0) else { return &[] };
+        if end > self.frame_count as usize * frame_bytes {
+            return &[];
+        }
+        // SAFETY: the range is inside the mapping, as was just seen.
+        let start = unsafe { start.add(offset) };
+        // SAFETY: as above, and the caller rules out a writer.
+        unsafe { slice::from_raw_parts(start.as_ptr(), bytes) }
+    }
+
     /// Where the link of a frame to the next segment lies; `None` for a frame of another, larger
     /// region.
     pub(super) fn link_start(&self, index: FrameIndex) -> Option<NonNull<SegmentLink>> {

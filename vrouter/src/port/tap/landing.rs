@@ -8,6 +8,9 @@
 //! there is always room for the largest; in frames of packet memory while large ones come, which
 //! then are not copied again, and in an ordinary buffer, the spill, while small ones come: a port
 //! that is quiet or sends small frames keeps two frames and not thirty.
+//!
+//! Frames that lie in a row in memory are one part of the reading: the kernel copies 64 KiB in one
+//! piece faster than in 33.
 
 use std::{io::IoSliceMut, os::fd::BorrowedFd};
 
@@ -80,11 +83,11 @@ impl Landing {
         let bytes = {
             let mut parts: ArrayVec<IoSliceMut<'_>, { FRAMES_LARGE + 2 }> = ArrayVec::new();
             parts.push(IoSliceMut::new(&mut header));
-            let mut offset = usize::from(HEADROOM_BYTES);
-            for frame in &mut self.frames {
-                let room = pool.region().bytes_mut(frame).get_mut(offset..).unwrap_or(&mut []);
-                parts.push(IoSliceMut::new(room));
-                offset = 0;
+            let (mut offset, mut frames) = (usize::from(HEADROOM_BYTES), &mut self.frames[..]);
+            while !frames.is_empty() {
+                let (room, rest) = pool.region().split_run(frames);
+                parts.push(IoSliceMut::new(room.get_mut(offset..).unwrap_or(&mut [])));
+                (offset, frames) = (0, rest);
             }
             parts.push(IoSliceMut::new(&mut self.spill));
             rustix::io::readv(device, &mut parts)?
@@ -109,11 +112,16 @@ impl Landing {
     /// Puts as many frames in place as are wanted, if there are so many.
     fn prepare(&mut self, pool: &mut FramePool) {
         let wanted = if self.expects_large { FRAMES_LARGE } else { FRAMES_SMALL };
+        if self.frames.len() >= wanted {
+            return;
+        }
         while self.frames.len() < wanted
             && let Some(frame) = pool.allocate()
         {
             self.frames.push(frame);
         }
+        // What lies in a row is one part of the reading, and one copy.
+        self.frames.sort_unstable_by_key(Frame::index);
     }
 
     /// The packet of `bytes` bytes that were read; `None` if its last bytes are in the spill and

@@ -216,8 +216,8 @@ fn write(device: BorrowedFd<'_>, packet: &mut Packet, pool: &FramePool) -> Resul
     let header = VirtioNetHeader::of(packet, pool.region()).to_bytes();
     let mut parts: ArrayVec<IoSlice<'_>, { SEGMENTS_MAX + 1 }> = ArrayVec::new();
     parts.push(IoSlice::new(&header));
-    for bytes in packet.segments(pool.region()) {
-        // A packet of more segments cannot be sent.
+    for bytes in packet.runs(pool.region()) {
+        // A packet of more pieces cannot be sent.
         parts.try_push(IoSlice::new(bytes)).map_err(|_| Errno::INVAL)?;
     }
     rustix::io::writev(device, &parts).map(drop)
