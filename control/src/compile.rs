@@ -1,8 +1,9 @@
 //! From the cluster to everything that this node's engine must know.
 //!
-//! A pure function: the same cluster, node and guests give the same objects in the same order, in
-//! the daemon and in `vrctl replay`. The daemon sends the [`difference`] of two results; the engine
-//! is never told how to get from one to the other.
+//! A pure function: the same cluster, node and guests give the same [`Objects`], in the daemon and
+//! in `vrctl replay`. The daemon sends the difference of two results; the engine is never told how
+//! to get from one to the other. What judges the guests' connections is compiled apart, by
+//! [`policy`](crate::policy), since it follows changes one by one; here guests only name it.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -15,13 +16,15 @@ use crate::{
     cluster::{Cluster, Node},
     mac::MacAddress,
     names::{HOST_PORT, NodeName, UPLINK_PORT},
+    policy::Assignment,
     range::PodRange,
 };
 
-pub mod difference;
+mod objects;
 mod peers;
 pub mod replay;
 
+pub use objects::Objects;
 pub use peers::{UnreachablePeer, unreachable_peers};
 
 /// The VRF that all pods are in.
@@ -110,6 +113,8 @@ pub struct GuestPort {
     pub backend: Backend,
     /// For people: the container it belongs to.
     pub description: String,
+    /// What judges its connections.
+    pub policy: Assignment,
 }
 
 /// Why nothing can be compiled for a node.
@@ -128,7 +133,7 @@ pub enum CompileError {
 
 /// Everything that the engine of `node` must know.
 ///
-/// The objects are sorted: the node, its VRF, its ports, tunnels, routes, each by name or prefix.
+/// All but the sets that judge the guests' connections.
 ///
 /// # Errors
 ///
@@ -138,9 +143,8 @@ pub fn compile(
     node: &NodeName,
     dataplane: &Dataplane,
     guests: &[GuestPort],
-) -> Result<Vec<Object>, CompileError> {
-    let node = find(cluster, node)?;
-    let router_mac = router_mac(node)?;
+) -> Result<Objects, CompileError> {
+    let (node, router_mac) = find_usable(cluster, node)?;
     let (tunnels, mut routes) = peers::compile(cluster, node);
     let ports = ports(node, router_mac, dataplane, guests);
 
@@ -174,7 +178,6 @@ pub fn compile(
         gateway_mac: gateway_mac(node).map(|mac| mac.octets().to_vec()).unwrap_or_default(),
     };
     routes.extend(peers::own_routes(node));
-    routes.sort_by_key(difference::route_order);
 
     let kinds = [Kind::Node(node_object), Kind::Vrf(vrf)].into_iter();
     let kinds = kinds
@@ -220,6 +223,19 @@ pub fn find<'a>(cluster: &'a Cluster, name: &NodeName) -> Result<&'a Node, Compi
         let known = if known.is_empty() { "none at all".to_owned() } else { known.join(", ") };
         CompileError::NoSuchNode { name: name.clone(), known }
     })
+}
+
+/// Finds a node that objects can be compiled for, and its router MAC.
+///
+/// # Errors
+///
+/// As [`compile`].
+pub fn find_usable<'a>(
+    cluster: &'a Cluster,
+    name: &NodeName,
+) -> Result<(&'a Node, MacAddress), CompileError> {
+    let node = find(cluster, name)?;
+    Ok((node, router_mac(node)?))
 }
 
 /// How many bytes of the underlay's MTU encapsulation takes: by the family that tunnels of this
@@ -268,11 +284,11 @@ fn ports(
         mtu_bytes: guest.mtu_bytes,
         backend: Some(backend(&guest.backend)),
         description: guest.description.clone(),
+        ingress_policy: guest.policy.ingress,
+        egress_policy: guest.policy.egress,
         ..Port::default()
     });
-    let mut ports: Vec<Port> = [uplink, host].into_iter().chain(guests).collect();
-    ports.sort_by(|a, b| a.name.cmp(&b.name));
-    ports
+    [uplink, host].into_iter().chain(guests).collect()
 }
 
 fn backend(backend: &Backend) -> port::Backend {

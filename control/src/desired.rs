@@ -5,13 +5,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use control_api::engine::{Object, af_xdp_backend::Mode};
+use control_api::engine::af_xdp_backend::Mode;
 
 use crate::{
     attachment::{Attachment, AttachmentKey, Means},
     cluster::{Cluster, Node},
-    compile::{Backend, CompileError, Dataplane, GuestPort, compile, find},
+    compile::{Backend, CompileError, Dataplane, GuestPort, compile, find, find_usable},
     names::NodeName,
+    node_policy::NodePolicy,
+    policy::PolicyProblem,
     sync::{EngineLink, Revision},
     vhost_socket::SOCKET_MODE,
 };
@@ -30,7 +32,7 @@ pub struct Desired {
     inputs: Mutex<Inputs>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inputs {
     /// The last cluster that could be compiled for this node.
     cluster: Option<Arc<Cluster>>,
@@ -38,6 +40,21 @@ struct Inputs {
     attachments: BTreeMap<AttachmentKey, Attachment>,
     /// Why the newest cluster is not in force.
     trouble: Option<CompileError>,
+    /// What becomes of the two.
+    policy: NodePolicy,
+}
+
+/// How policy stands on this node.
+#[derive(Clone, Debug, Default)]
+pub struct PolicyState {
+    /// Policies of the cluster.
+    pub policies: usize,
+    /// Ports whose pods a policy isolates from what comes to them.
+    pub ports_isolated_ingress: usize,
+    /// Ports whose pods a policy isolates in what they begin.
+    pub ports_isolated_egress: usize,
+    /// What of the policies is not in force, and why.
+    pub problems: Vec<PolicyProblem>,
 }
 
 impl Desired {
@@ -49,7 +66,13 @@ impl Desired {
         pod_queues: Option<u32>,
         engine: EngineLink,
     ) -> Self {
-        Self { node, dataplane, pod_queues, engine, inputs: Mutex::default() }
+        let inputs = Inputs {
+            cluster: None,
+            attachments: BTreeMap::new(),
+            trouble: None,
+            policy: NodePolicy::new(node.clone()),
+        };
+        Self { node, dataplane, pod_queues, engine, inputs: Mutex::new(inputs) }
     }
 
     /// The link to the engine.
@@ -90,29 +113,47 @@ impl Desired {
         self.lock().attachments.extend(attachments);
     }
 
+    /// How policy stands.
+    #[must_use]
+    pub fn policy_state(&self) -> PolicyState {
+        let Inputs { cluster, attachments, policy, .. } = &*self.lock();
+        let mut state = PolicyState {
+            policies: cluster.as_ref().map_or(0, |cluster| cluster.policies.len()),
+            problems: policy.problems(),
+            ..PolicyState::default()
+        };
+        for attachment in attachments.values() {
+            let assignment = policy.assignment(&attachment.pod);
+            state.ports_isolated_ingress += usize::from(assignment.ingress != 0);
+            state.ports_isolated_egress += usize::from(assignment.egress != 0);
+        }
+        state
+    }
+
     /// Puts a cluster in force.
     ///
     /// # Errors
     ///
     /// Fails if it cannot be compiled for this node: the last one stays in force.
     pub fn set_cluster(&self, cluster: Arc<Cluster>) -> Result<Revision, CompileError> {
-        let mut inputs = self.lock();
-        let compiled = self.compile(&cluster, &inputs.attachments);
-        inputs.trouble = compiled.as_ref().err().cloned();
-        let objects = compiled?;
+        let inputs = &mut *self.lock();
+        inputs.trouble = find_usable(&cluster, &self.node).err();
+        if let Some(trouble) = &inputs.trouble {
+            return Err(trouble.clone());
+        }
         inputs.cluster = Some(cluster);
-        Ok(self.engine.publish(objects))
+        self.publish(inputs)
     }
 
-    /// Desires the port of an attachment.
+    /// Desires the port of an attachment, with the policy of its pod.
     ///
     /// # Errors
     ///
     /// Fails, and changes nothing, if there is no cluster in force.
     pub fn open(&self, attachment: &Attachment) -> Result<Revision, CompileError> {
-        let mut inputs = self.lock();
+        let inputs = &mut *self.lock();
         inputs.attachments.insert(attachment.key.clone(), attachment.clone());
-        let published = self.publish(&inputs);
+        let published = self.publish(inputs);
         if published.is_err() {
             inputs.attachments.remove(&attachment.key);
         }
@@ -121,31 +162,28 @@ impl Desired {
 
     /// Desires the port of an attachment no more. `None` if nothing has to be sent.
     pub fn close(&self, key: &AttachmentKey) -> Option<Revision> {
-        let mut inputs = self.lock();
+        let inputs = &mut *self.lock();
         inputs.attachments.remove(key)?;
         // Without a cluster nothing was ever sent, and so nothing has to be taken back.
-        self.publish(&inputs).ok()
+        self.publish(inputs).ok()
     }
 
-    fn publish(&self, inputs: &Inputs) -> Result<Revision, CompileError> {
+    /// Wishes for what the inputs come to: everything at once, so that the engine never has a port
+    /// without its policy.
+    fn publish(&self, inputs: &mut Inputs) -> Result<Revision, CompileError> {
+        let Inputs { cluster, attachments, policy, .. } = inputs;
         let empty = Arc::default();
-        let cluster = inputs.cluster.as_ref().unwrap_or(&empty);
-        let objects = self.compile(cluster, &inputs.attachments)?;
-        Ok(self.engine.publish(objects))
-    }
-
-    fn compile(
-        &self,
-        cluster: &Cluster,
-        attachments: &BTreeMap<AttachmentKey, Attachment>,
-    ) -> Result<Vec<Object>, CompileError> {
-        let guests: Vec<_> =
-            attachments.values().filter_map(|attachment| self.guest(attachment)).collect();
-        compile(cluster, &self.node, &self.dataplane, &guests)
+        let cluster = cluster.as_ref().unwrap_or(&empty);
+        find_usable(cluster, &self.node)?;
+        policy.follow(cluster, attachments);
+        let guest = |attachment| self.guest(attachment, policy);
+        let guests: Vec<_> = attachments.values().filter_map(guest).collect();
+        let objects = compile(cluster, &self.node, &self.dataplane, &guests)?;
+        Ok(self.engine.publish(objects.with(policy.objects())))
     }
 
     /// The port of an attachment; none before it has addresses.
-    fn guest(&self, attachment: &Attachment) -> Option<GuestPort> {
+    fn guest(&self, attachment: &Attachment, policy: &NodePolicy) -> Option<GuestPort> {
         Some(GuestPort {
             name: attachment.port(),
             addresses: attachment.addresses.clone(),
@@ -153,6 +191,7 @@ impl Desired {
             mtu_bytes: attachment.mtu_bytes,
             backend: self.backend(attachment),
             description: format!("container {}", attachment.key),
+            policy: policy.assignment(&attachment.pod),
         })
     }
 

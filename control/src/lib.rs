@@ -2,7 +2,7 @@
 //! pod addresses, and serves the CNI plugin. It forwards no packet.
 //!
 //! Reading order: [`manifests`] → [`cluster`] → [`compile`] is what the engine is told, as plain
-//! functions without a runtime; so is [`policy`], which waits for an engine that enforces it.
+//! functions without a runtime; so are [`policy`] and, for the pods that are here, [`node_policy`].
 //! [`ipam`] and [`store`] are what the node has promised. [`sync`] brings the engine to what is
 //! [`desired`]. [`cni`] → [`attach`] is what the plugin asks for, [`reconcile`] what a restart
 //! makes of it. [`daemon`] holds the parts together.
@@ -28,6 +28,7 @@ pub mod manifests;
 pub mod metrics;
 pub mod names;
 pub mod netns;
+pub mod node_policy;
 pub mod pod_network;
 pub mod policy;
 pub mod port_type;

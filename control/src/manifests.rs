@@ -2,9 +2,9 @@
 //!
 //! Read are the files of the folder itself, in the order of their names: `*.yaml`, `*.yml` and
 //! `*.json`, but neither those whose name begins with a dot nor sub-folders. A file may hold
-//! several documents and lists (`kind: List`, `kind: NodeList`, …). Nodes, Namespaces and Pods are
-//! acted upon; Services, `EndpointSlice`s and `NetworkPolicy`s are read and kept, and the status
-//! says that nothing enforces them yet.
+//! several documents and lists (`kind: List`, `kind: NodeList`, …). Nodes, Namespaces, Pods and
+//! `NetworkPolicy`s are acted upon; Services and `EndpointSlice`s are read and kept, and the status
+//! says that nothing acts upon them yet.
 //!
 //! Invariant: a file that cannot be read as a whole changes nothing. Its last good state stays in
 //! force, and the problem is named with file, line and field until it is mended or removed.

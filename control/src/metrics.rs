@@ -9,7 +9,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{daemon::Daemon, store::StoreError};
+use control_api::node;
+
+use crate::{daemon::Daemon, policy::Consequence, store::StoreError};
 
 /// What is counted while control runs; everything else is read when it is asked for.
 #[derive(Debug, Default)]
@@ -30,6 +32,16 @@ struct VerbLabels {
 struct RangeLabels {
     range: String,
     state: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct IsolationLabels {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct RefusalLabels {
+    consequence: &'static str,
 }
 
 /// Why metrics cannot be served.
@@ -60,7 +72,8 @@ impl Daemon {
     ///
     /// Fails if the database cannot be read.
     pub async fn render_metrics(&self) -> Result<String, StoreError> {
-        let status = self.operator_status().await?;
+        let mut status = self.operator_status().await?;
+        let policy = status.policy.take().unwrap_or_default();
         let state = self.desired.engine().state();
         let mut registry = Registry::default();
         registry.register(
@@ -75,6 +88,7 @@ impl Daemon {
             "Batches that the engine has acknowledged",
             batches,
         );
+        register_policy(&mut registry, &policy);
         let is_in_force = status.desired_generation == status.acknowledged_generation;
         for (name, help, value) in [
             (
@@ -94,6 +108,7 @@ impl Daemon {
             ),
             ("vrouter_cluster_nodes", "Nodes in force", i64::from(status.nodes)),
             ("vrouter_cluster_pods", "Pods in force", i64::from(status.pods)),
+            ("vrouter_policies", "NetworkPolicies of the cluster", i64::from(policy.policies)),
             ("vrouter_attachments", "Attachments on this node", i64::from(status.attachments)),
             (
                 "vrouter_control_problems",
@@ -119,6 +134,30 @@ impl Daemon {
         encode(&mut text, &registry).map_err(|_| StoreError::Interrupted)?;
         Ok(text)
     }
+}
+
+fn register_policy(registry: &mut Registry, policy: &node::PolicyStatus) {
+    let isolated: Family<IsolationLabels, Gauge> = Family::default();
+    for (direction, ports) in
+        [("ingress", policy.ingress_isolated_ports), ("egress", policy.egress_isolated_ports)]
+    {
+        isolated.get_or_create(&IsolationLabels { direction }).set(i64::from(ports));
+    }
+    let refused: Family<RefusalLabels, Gauge> = Family::default();
+    for consequence in Consequence::ALL.map(Consequence::word) {
+        let parts = policy.refused.iter().filter(|part| part.consequence_word == consequence);
+        refused.get_or_create(&RefusalLabels { consequence }).set(as_gauge(parts.count()));
+    }
+    registry.register(
+        "vrouter_policy_isolated_ports",
+        "Ports that at least one NetworkPolicy isolates, by direction",
+        isolated,
+    );
+    registry.register(
+        "vrouter_policy_refused_parts",
+        "Fields of NetworkPolicies that are not in force, by what follows from it",
+        refused,
+    );
 }
 
 /// Serves metrics until the task is dropped.

@@ -9,6 +9,8 @@ use crate::{
     cluster::Node,
     compile::router_mac,
     daemon::Daemon,
+    desired::PolicyState,
+    policy::PolicyProblem,
     range::PodRange,
     store::{Store, StoreError},
 };
@@ -77,7 +79,6 @@ impl Daemon {
             reserved: saturate(usage.reserved),
         });
         let router_mac = node.as_ref().and_then(|node| router_mac(node).ok());
-        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         Ok(node::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node_name: self.config.node_name.to_string(),
@@ -94,6 +95,7 @@ impl Daemon {
             problems,
             router_mac: router_mac.map(|mac| mac.to_string()).unwrap_or_default(),
             pod_mtu_bytes: node.map(|node| self.pod_mtu_bytes(&node)).unwrap_or_default(),
+            policy: Some(policy_status(self.desired.policy_state())),
         })
     }
 
@@ -130,11 +132,9 @@ impl Daemon {
         );
         if let Some(cluster) = self.desired.cluster() {
             let unenforced = cluster.unenforced;
-            for (count, kind) in [
-                (unenforced.services, "Service"),
-                (unenforced.endpoint_slices, "EndpointSlice"),
-                (cluster.policies.len(), "NetworkPolicy"),
-            ] {
+            for (count, kind) in
+                [(unenforced.services, "Service"), (unenforced.endpoint_slices, "EndpointSlice")]
+            {
                 if count > 0 {
                     problems.push(format!(
                         "{count} objects of kind {kind} are read, but this version does not act \
@@ -144,6 +144,26 @@ impl Daemon {
             }
         }
         problems
+    }
+}
+
+fn count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn policy_status(state: PolicyState) -> node::PolicyStatus {
+    let refused = |problem: PolicyProblem| node::RefusedPart {
+        policy: problem.policy,
+        field: problem.field,
+        fault: problem.fault.to_string(),
+        consequence: problem.consequence.to_string(),
+        consequence_word: problem.consequence.word().to_owned(),
+    };
+    node::PolicyStatus {
+        policies: count(state.policies),
+        ingress_isolated_ports: count(state.ports_isolated_ingress),
+        egress_isolated_ports: count(state.ports_isolated_egress),
+        refused: state.problems.into_iter().map(refused).collect(),
     }
 }
 

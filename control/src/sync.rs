@@ -13,14 +13,17 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use control_api::{
     connect::{ConnectError, HandshakeError},
-    engine::{Object, PortError},
+    engine::PortError,
 };
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
 };
 
-use crate::sync::session::{Session, SessionError};
+use crate::{
+    compile::Objects,
+    sync::session::{Session, SessionError},
+};
 
 mod session;
 
@@ -103,7 +106,7 @@ pub enum WaitError {
 #[derive(Clone, Debug)]
 struct Wish {
     revision: Revision,
-    objects: Arc<Vec<Object>>,
+    objects: Arc<Objects>,
 }
 
 /// The handle to the task that talks to the engine.
@@ -126,11 +129,12 @@ impl EngineLink {
 
     /// Makes `objects` the wish: everything the engine should know.
     #[must_use = "nothing is in force before the revision is acknowledged"]
-    pub fn publish(&self, objects: Vec<Object>) -> Revision {
+    pub fn publish(&self, objects: impl Into<Objects>) -> Revision {
+        let objects = Arc::new(objects.into());
         let mut revision = Revision::default();
         self.wish.send_modify(|wish| {
             revision = Revision(wish.as_ref().map_or(0, |wish| wish.revision.0) + 1);
-            *wish = Some(Wish { revision, objects: Arc::new(objects) });
+            *wish = Some(Wish { revision, objects });
         });
         revision
     }

@@ -1,20 +1,21 @@
 //! The same configuration without a machine: every port is a pair of rings in process.
 //!
 //! `vrctl replay` feeds them from files. The pods of the node are its guests, with the addresses
-//! of `status.podIPs`.
+//! of `status.podIPs`, and the policies that select them.
 
 use std::net::IpAddr;
 
 use control_api::engine::{Object, VxlanSettings};
 
 use super::{
-    Backend, CompileError, Dataplane, GuestPort, compile, find, gateway_mac, overhead_bytes,
-    router_mac,
+    Backend, CompileError, Dataplane, GuestPort, compile, find, find_usable, gateway_mac,
+    overhead_bytes,
 };
 use crate::{
     cluster::{Cluster, Node},
     mac::MacAddress,
-    names::{HOST_PORT, NodeName, PRIMARY_INTERFACE, UPLINK_PORT},
+    names::{HOST_PORT, NodeName, PRIMARY_INTERFACE, PodName, UPLINK_PORT},
+    policy::{Assignment, Compiler, Scope, changes},
 };
 
 /// The uplink's MTU in replay, in bytes: Ethernet's.
@@ -48,7 +49,15 @@ pub fn replay_objects(cluster: &Cluster, node: &NodeName) -> Result<Vec<Object>,
         host: Backend::Memory,
         host_mtu_bytes: mtu_bytes,
     };
-    compile(cluster, node, &dataplane, &guests(cluster, found, mtu_bytes))
+    let mut compiler = Compiler::new(Scope::Node(node.clone()));
+    let update = compiler.apply(changes(&Cluster::default(), cluster));
+    let mut guests = guests(cluster, found, mtu_bytes);
+    for (pod, guest) in &mut guests {
+        guest.policy = compiler.assignment(pod).unwrap_or_default();
+    }
+    let guests: Vec<_> = guests.into_iter().map(|(_, guest)| guest).collect();
+    let objects = compile(cluster, node, &dataplane, &guests)?;
+    Ok(objects.with(&update.objects().collect()).iter().cloned().collect())
 }
 
 /// The ports of the replayed node: `host`, `uplink`, then its pods by name.
@@ -57,8 +66,7 @@ pub fn replay_objects(cluster: &Cluster, node: &NodeName) -> Result<Vec<Object>,
 ///
 /// As [`compile`].
 pub fn replay_ports(cluster: &Cluster, node: &NodeName) -> Result<Vec<ReplayPort>, CompileError> {
-    let found = find(cluster, node)?;
-    let mac = router_mac(found)?;
+    let (found, mac) = find_usable(cluster, node)?;
     let gateway_mac = gateway_mac(found);
     let addresses = &found.addresses;
     let own = |port: &str, gateway_mac| ReplayPort {
@@ -67,7 +75,7 @@ pub fn replay_ports(cluster: &Cluster, node: &NodeName) -> Result<Vec<ReplayPort
         gateway_mac,
         addresses: addresses.clone(),
     };
-    let guests = guests(cluster, found, 0).into_iter().map(|guest| ReplayPort {
+    let guests = guests(cluster, found, 0).into_iter().map(|(_, guest)| ReplayPort {
         port: guest.name,
         mac: guest.mac,
         gateway_mac,
@@ -76,20 +84,22 @@ pub fn replay_ports(cluster: &Cluster, node: &NodeName) -> Result<Vec<ReplayPort
     Ok([own(HOST_PORT, gateway_mac), own(UPLINK_PORT, None)].into_iter().chain(guests).collect())
 }
 
-/// The pods of the node that have addresses of their own.
-fn guests(cluster: &Cluster, node: &Node, mtu_bytes: u32) -> Vec<GuestPort> {
+/// The pods of the node that have addresses of their own. What judges them is left open.
+fn guests<'a>(cluster: &'a Cluster, node: &Node, mtu_bytes: u32) -> Vec<(&'a PodName, GuestPort)> {
     let of_node = cluster.pods.values().filter(|pod| pod.node.as_ref() == Some(&node.name));
     of_node
         .filter(|pod| !pod.host_network)
         .filter_map(|pod| {
-            Some(GuestPort {
+            let guest = GuestPort {
                 name: pod.name.port(PRIMARY_INTERFACE),
                 addresses: pod.addresses.clone(),
                 mac: MacAddress::from_preferred(&pod.addresses)?,
                 mtu_bytes,
                 backend: Backend::Memory,
                 description: String::new(),
-            })
+                policy: Assignment::default(),
+            };
+            Some((&pod.name, guest))
         })
         .collect()
 }

@@ -3,7 +3,6 @@
 use control_api::engine::{Route, Tunnel, next_hop::Via};
 
 use super::{
-    difference::difference,
     replay::{replay_objects, replay_ports},
     *,
 };
@@ -175,15 +174,17 @@ fn the_same_cluster_compiles_to_the_same_objects() {
 
 #[test]
 fn a_difference_has_what_changed_and_nothing_else() {
-    let old = objects("a");
-    assert_eq!(difference(&old, &old), control_api::engine::ObjectBatch::default());
+    let old = Objects::from(objects("a"));
+    assert_eq!(old.since(&old), control_api::engine::ObjectBatch::default());
     let text =
         CLUSTER.replace("10.244.2.0/24", "10.244.20.0/24").replace("10.244.2.5", "10.244.20.5");
     let new = replay_objects(&cluster(&text), &NodeName::new("a")).unwrap();
-    let batch = difference(&old, &new);
+    let new = Objects::from(new);
+    let batch = new.since(&old);
     assert_eq!(routes(&batch.upserts), ["10.244.20.0/24 b/ipv4"]);
     assert_eq!(batch.deletes.len(), 1);
-    assert_eq!((batch.upserts.len(), difference(&[], &new).upserts.len()), (1, new.len()));
+    let nothing = Objects::default();
+    assert_eq!((batch.upserts.len(), new.since(&nothing).upserts.len()), (1, new.len()));
     // The node is never deleted: there is always one.
-    assert_eq!(difference(&old, &[]).deletes.len(), old.len() - 1);
+    assert_eq!(nothing.since(&old).deletes.len(), old.len() - 1);
 }

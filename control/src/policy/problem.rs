@@ -30,6 +30,22 @@ pub enum Consequence {
     IsolatesBySections,
 }
 
+impl Consequence {
+    /// All there are.
+    pub const ALL: [Self; 3] =
+        [Self::RuleAllowsNothing, Self::SelectsNothing, Self::IsolatesBySections];
+
+    /// A word for programs, also a metric's label: never renamed.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::RuleAllowsNothing => "rule_allows_nothing",
+            Self::SelectsNothing => "selects_nothing",
+            Self::IsolatesBySections => "isolates_by_sections",
+        }
+    }
+}
+
 /// What is wrong with a field.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]

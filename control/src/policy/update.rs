@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use control_api::engine as api;
+use control_api::engine::{self as api, object::Kind};
 
 use crate::names::PodName;
 
@@ -31,6 +31,13 @@ pub struct Update {
 }
 
 impl Update {
+    /// The new and changed sets as objects of the engine.
+    pub fn objects(&self) -> impl Iterator<Item = api::Object> {
+        let addresses = self.address_sets.iter().cloned().map(Kind::AddressSet);
+        let policies = self.policy_sets.iter().cloned().map(Kind::PolicySet);
+        addresses.chain(policies).map(|kind| api::Object { kind: Some(kind) })
+    }
+
     /// Whether nothing has changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -1,19 +1,20 @@
 //! One connection to one engine instance, and what that instance is known to have.
 
-use std::{path::Path, time::Duration};
+use std::{mem::take, path::Path, sync::Arc, time::Duration};
 
 use control_api::{
     connect::{ConnectError, HandshakeError, connect_engine, handshake},
     engine::{
-        ApplyHeader, ApplyRequest, ListPortsRequest, Object, ObjectBatch, PortError, PortStatus,
+        ApplyHeader, ApplyRequest, ListPortsRequest, ObjectBatch, PortError, PortStatus,
         apply_request::Part, engine_client::EngineClient,
     },
 };
+use prost::Message as _;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use super::Connection;
-use crate::compile::difference::difference;
+use crate::compile::Objects;
 
 /// The name that the engine logs.
 const CLIENT: &str = "vrouter-control";
@@ -22,8 +23,11 @@ const CLIENT: &str = "vrouter-control";
 /// milliseconds, a machine that is short of cores stalls for seconds.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Objects in one message: some 64 KiB, far below gRPC's 4 MiB.
+/// Objects in one message: some 64 KiB of ports and routes.
 const OBJECTS_PER_MESSAGE: usize = 512;
+
+/// Bytes of objects in one message: a quarter of gRPC's 4 MiB. Address sets can be large.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// A connection after its handshake.
 pub(super) struct Session {
@@ -32,7 +36,7 @@ pub(super) struct Session {
     /// The generation in force on the engine.
     pub(super) generation: u64,
     /// What the engine has from this connection; `None` before the first full sync.
-    known: Option<Vec<Object>>,
+    known: Option<Arc<Objects>>,
 }
 
 /// Why a connection is of no more use.
@@ -59,15 +63,15 @@ impl Session {
     /// Returns the ports that could not be opened; `None` if there was nothing to send.
     pub(super) async fn apply(
         &mut self,
-        objects: &[Object],
+        objects: &Arc<Objects>,
     ) -> Result<Option<Vec<PortError>>, SessionError> {
-        let batch = difference(self.known.as_deref().unwrap_or_default(), objects);
+        let batch = objects.since(self.known.as_deref().unwrap_or(&Objects::default()));
         if self.known.is_some() && batch == ObjectBatch::default() {
             return Ok(None);
         }
         let generation = self.generation + 1;
         let header = ApplyHeader { generation, full_sync: self.known.is_none() };
-        let messages = messages(header, &batch);
+        let messages = messages(header, batch);
         let call = self.client.apply(tokio_stream::iter(messages));
         let answer = timeout(APPLY_TIMEOUT, call)
             .await
@@ -75,7 +79,7 @@ impl Session {
             .map_err(|status| SessionError::Status(Box::new(status)))?
             .into_inner();
         self.generation = answer.generation.max(generation);
-        self.known = Some(objects.to_vec());
+        self.known = Some(Arc::clone(objects));
         tracing::debug!(generation, config_version = answer.config_version, "engine acknowledged");
         Ok(Some(answer.port_errors))
     }
@@ -112,15 +116,56 @@ fn as_error(status: PortStatus) -> Option<PortError> {
 }
 
 /// The messages of one batch: the header, then the objects in portions.
-fn messages(header: ApplyHeader, batch: &ObjectBatch) -> Vec<ApplyRequest> {
+fn messages(header: ApplyHeader, batch: ObjectBatch) -> Vec<ApplyRequest> {
     let message = |part| ApplyRequest { part: Some(part) };
-    let objects = |upserts, deletes| message(Part::Objects(ObjectBatch { upserts, deletes }));
     let mut messages = vec![message(Part::Header(header))];
-    messages.extend(
-        batch.upserts.chunks(OBJECTS_PER_MESSAGE).map(|part| objects(part.to_vec(), Vec::new())),
-    );
-    messages.extend(
-        batch.deletes.chunks(OBJECTS_PER_MESSAGE).map(|part| objects(Vec::new(), part.to_vec())),
-    );
+    let mut portion = (0, ObjectBatch::default());
+    for object in batch.upserts {
+        let bytes = object.encoded_len();
+        let is_full =
+            portion.1.upserts.len() == OBJECTS_PER_MESSAGE || portion.0 + bytes > MESSAGE_BYTES_MAX;
+        if is_full && portion.0 > 0 {
+            messages.push(message(Part::Objects(take(&mut portion).1)));
+        }
+        portion.0 += bytes;
+        portion.1.upserts.push(object);
+    }
+    messages.push(message(Part::Objects(portion.1)));
+    messages.extend(batch.deletes.chunks(OBJECTS_PER_MESSAGE).map(|deletes| {
+        let (upserts, deletes) = (Vec::new(), deletes.to_vec());
+        message(Part::Objects(ObjectBatch { upserts, deletes }))
+    }));
     messages
+}
+
+#[cfg(test)]
+mod tests {
+    use control_api::engine::{AddressSet, Object, ObjectKey, object::Kind, object_key};
+
+    use super::*;
+
+    #[test]
+    fn a_batch_of_large_sets_is_cut_into_messages_that_grpc_takes() {
+        let set = |id: u64, count: usize| {
+            let ipv6 = vec![0; 16 * count];
+            Object {
+                kind: Some(Kind::AddressSet(AddressSet { id, ipv6, ..AddressSet::default() })),
+            }
+        };
+        // The last one alone is beyond what a message should have: it travels by itself.
+        let upserts: Vec<_> =
+            (1..2000).map(|id| set(id, 1000)).chain([set(2000, 1 << 17)]).collect();
+        let deletes = vec![ObjectKey { kind: Some(object_key::Kind::Vrf(7)) }; 600];
+        let batch = ObjectBatch { upserts: upserts.clone(), deletes };
+        let messages = messages(ApplyHeader::default(), batch);
+        let (mut sent, mut deleted) = (Vec::new(), 0);
+        for message in &messages[1..] {
+            let Some(Part::Objects(part)) = message.part.clone() else { panic!("objects") };
+            assert!(message.encoded_len() <= 2 * MESSAGE_BYTES_MAX + 1024);
+            assert!(part.upserts.len() == 1 || message.encoded_len() <= MESSAGE_BYTES_MAX + 4096);
+            sent.extend(part.upserts);
+            deleted += part.deletes.len();
+        }
+        assert!(sent == upserts && deleted == 600);
+    }
 }

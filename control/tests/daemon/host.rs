@@ -204,6 +204,12 @@ async fn metrics_are_those_that_the_documentation_lists() {
     let (engine, control) = config.rsplit_once("metrics = ''").unwrap();
     let config = format!("{engine}metrics = '127.0.0.1:9301'{control}");
     std::fs::write(node.path("vrouter.toml"), config).unwrap();
+    // A part of it says nothing possible.
+    node.write_manifest(
+        "policy.yaml",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: demo, name: \
+         web}\nspec: {podSelector: {}, ingress: [{ports: [{port: 90, endPort: 80}]}]}\n",
+    );
     node.start().await;
     node.add_pod("web");
     let _: Value = node.verb("ADD", "web").succeed().await;
@@ -226,6 +232,14 @@ async fn metrics_are_those_that_the_documentation_lists() {
         "{page}"
     );
     assert!(page.contains(r#"vrouter_addresses{range="10.244.1.0/24",state="used"} 1"#), "{page}");
+    for line in [
+        "vrouter_policies 1",
+        r#"vrouter_policy_refused_parts{consequence="rule_allows_nothing"} 1"#,
+        r#"vrouter_policy_refused_parts{consequence="selects_nothing"} 0"#,
+        r#"vrouter_policy_isolated_ports{direction="ingress"} 1"#,
+    ] {
+        assert!(page.contains(line), "{line}\n{page}");
+    }
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let documented = std::fs::read_to_string(root.join("docs/metrics.md")).unwrap();
     for name in names(&page) {

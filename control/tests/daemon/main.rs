@@ -8,7 +8,11 @@ mod cni;
 mod delegate;
 mod engine;
 mod host;
+#[path = "../support/large_cluster.rs"]
+mod large_cluster;
 mod node;
+mod policy;
+mod policy_budget;
 mod port_types;
 mod restart;
 mod sync;

@@ -4,6 +4,8 @@
 
 mod budgets;
 mod in_force;
+#[path = "../support/large_cluster.rs"]
+mod large_cluster;
 mod naive;
 mod properties;
 mod random;

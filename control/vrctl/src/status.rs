@@ -114,6 +114,44 @@ struct ControlReport {
     problems: Vec<String>,
     router_mac: String,
     pod_mtu_bytes: u32,
+    policy: PolicyReport,
+}
+
+/// How NetworkPolicies stand.
+#[derive(Debug, Serialize)]
+struct PolicyReport {
+    policies: u32,
+    ingress_isolated_ports: u32,
+    egress_isolated_ports: u32,
+    refused: Vec<RefusedReport>,
+}
+
+/// A field of a policy that is not in force.
+#[derive(Debug, Serialize)]
+struct RefusedReport {
+    policy: String,
+    field: String,
+    fault: String,
+    consequence: String,
+    consequence_word: String,
+}
+
+impl From<&node::PolicyStatus> for PolicyReport {
+    fn from(status: &node::PolicyStatus) -> Self {
+        let refused = |part: &node::RefusedPart| RefusedReport {
+            policy: part.policy.clone(),
+            field: part.field.clone(),
+            fault: part.fault.clone(),
+            consequence: part.consequence.clone(),
+            consequence_word: part.consequence_word.clone(),
+        };
+        Self {
+            policies: status.policies,
+            ingress_isolated_ports: status.ingress_isolated_ports,
+            egress_isolated_ports: status.egress_isolated_ports,
+            refused: status.refused.iter().map(refused).collect(),
+        }
+    }
 }
 
 /// A range of pod addresses.
@@ -185,6 +223,7 @@ impl From<&node::Status> for ControlReport {
             problems: status.problems.clone(),
             router_mac: status.router_mac.clone(),
             pod_mtu_bytes: status.pod_mtu_bytes,
+            policy: PolicyReport::from(&status.policy.clone().unwrap_or_default()),
         }
     }
 }
@@ -265,6 +304,16 @@ impl ControlReport {
             line(text, "router MAC", &self.router_mac);
             line(text, "pod MTU", &self.pod_mtu_bytes.to_string());
         }
+        let policy = &self.policy;
+        let isolated = format!(
+            "{} NetworkPolicies, {} of their fields refused; ports isolated here: {} in ingress, \
+             {} in egress",
+            policy.policies,
+            policy.refused.len(),
+            policy.ingress_isolated_ports,
+            policy.egress_isolated_ports
+        );
+        line(text, "policy", &isolated);
         for range in &self.ranges {
             let used = of(range.used, range.addresses);
             line(text, "range", &format!("{}: {used}, {} reserved", range.cidr, range.reserved));
@@ -312,6 +361,28 @@ mod tests {
         assert_documented("status", &report);
         assert_documented("status engine", &report.engine);
         assert_documented("status control", &ControlReport::from(&node::Status::default()));
+    }
+
+    #[test]
+    fn a_refused_part_of_a_policy_is_counted_and_named_with_its_field() {
+        let refused = vec![node::RefusedPart {
+            policy: "shop/web".to_owned(),
+            field: "spec.ingress[0].ports[0].endPort".to_owned(),
+            ..node::RefusedPart::default()
+        }];
+        let policy = node::PolicyStatus { policies: 3, refused, ..node::PolicyStatus::default() };
+        let status = node::Status { policy: Some(policy), ..node::Status::default() };
+        let report = ControlReport::from(&status);
+        let mut text = String::new();
+        report.write(&mut text);
+        assert!(text.contains("3 NetworkPolicies, 1 of their fields refused"), "{text}");
+        let json = serde_json::to_value(&report).unwrap();
+        let part = &json["policy"]["refused"][0];
+        assert_eq!(
+            (&part["policy"], &part["field"]),
+            (&"shop/web".into(), &"spec.ingress[0].ports[0].endPort".into())
+        );
+        assert_documented("status control policy", &report.policy);
     }
 
     #[test]

@@ -1,0 +1,160 @@
+//! How long a pod's change takes from where control learns of it to the engine's acknowledgement,
+//! in a large cluster. Figures mean something in a release build only:
+//! `cargo test --release -p control --test daemon policy_budget -- --nocapture`.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use control::{
+    attachment::{Attachment, AttachmentKey, Means, Phase},
+    cluster::{Cluster, Node as ClusterNode, Pod},
+    compile::{Backend, Dataplane},
+    desired::Desired,
+    mac::MacAddress,
+    names::NodeName,
+    policy::Policy,
+    sync::EngineLink,
+};
+use control_api::engine::VxlanSettings;
+
+use crate::{
+    engine::FixtureEngine,
+    large_cluster::LargeCluster,
+    node::LIMIT,
+};
+
+/// The pods of this node are the cluster's of that number.
+const NODE: &str = "node-7";
+
+/// What a change may take at the median; the machine stalls too long for a word about the worst.
+const CHANGE_MAX: Duration = Duration::from_millis(if cfg!(debug_assertions) { 2000 } else { 10 });
+
+/// From nothing to everything in force, compiled and sent.
+const FROM_NOTHING_MAX: Duration =
+    Duration::from_secs(if cfg!(debug_assertions) { 120 } else { 2 });
+
+fn cluster() -> Cluster {
+    let LargeCluster { namespaces, pods, policies } = LargeCluster::new();
+    let node = |number: u8| {
+        let name = NodeName::new(format!("node-{number}"));
+        let node = ClusterNode {
+            name: name.clone(),
+            addresses: vec![IpAddr::from([192, 0, 2, number + 1])],
+            ranges: vec![format!("10.200.{number}.0/24").parse().unwrap()],
+            kernel_peer: None,
+        };
+        (name, node)
+    };
+    let policies = policies.values().map(Policy::parse);
+    Cluster {
+        nodes: (0..100).map(node).collect(),
+        pods,
+        namespaces,
+        policies: policies.map(|policy| (policy.name().clone(), policy)).collect(),
+        ..Cluster::default()
+    }
+}
+
+/// A pod of this node, attached.
+fn attachment(pod: &Pod) -> Attachment {
+    let key = AttachmentKey { container_id: pod.name.to_string(), ifname: "eth0".to_owned() };
+    Attachment {
+        phase: Phase::Ready,
+        network: "vrouter".to_owned(),
+        netns: String::new(),
+        pod: pod.name.clone(),
+        addresses: pod.addresses.clone(),
+        mac: MacAddress::from_preferred(&pod.addresses),
+        mtu_bytes: 1450,
+        host_interface: key.host_interface(),
+        key,
+        means: Means::Veth,
+        delegate: None,
+    }
+}
+
+/// What is measured.
+struct Figures {
+    from_nothing: Duration,
+    /// By what changed, each sorted.
+    changes: BTreeMap<&'static str, Vec<Duration>>,
+}
+
+async fn measure(desired: &Desired) -> Figures {
+    let mut cluster = cluster();
+    let here = NodeName::new(NODE);
+    let local: Vec<_> =
+        cluster.pods.values().filter(|pod| pod.node.as_ref() == Some(&here)).cloned().collect();
+    assert_eq!(local.len(), 100);
+    desired.adopt(local.iter().map(attachment));
+    let start = Instant::now();
+    let revision = desired.set_cluster(Arc::new(cluster.clone())).unwrap();
+    desired.engine().wait(revision, LIMIT).await.unwrap();
+    let from_nothing = start.elapsed();
+    let mut changes: BTreeMap<&'static str, Vec<Duration>> = BTreeMap::new();
+    let remote: Vec<_> = cluster
+        .pods
+        .values()
+        .filter(|pod| pod.node.as_ref() != Some(&here))
+        .step_by(331)
+        .map(|pod| pod.name.clone())
+        .collect();
+    for name in remote {
+        for app in ["app-3", "app-4"] {
+            let pod = cluster.pods.get_mut(&name).unwrap();
+            pod.labels.insert("app".to_owned(), app.to_owned());
+            let next = Arc::new(cluster.clone());
+            let start = Instant::now();
+            let revision = desired.set_cluster(next).unwrap();
+            desired.engine().wait(revision, LIMIT).await.unwrap();
+            changes.entry("labels of a remote pod").or_default().push(start.elapsed());
+        }
+    }
+    for attachment in local.iter().take(20).map(attachment) {
+        let start = Instant::now();
+        let revision = desired.close(&attachment.key).unwrap();
+        desired.engine().wait(revision, LIMIT).await.unwrap();
+        changes.entry("a pod goes").or_default().push(start.elapsed());
+        let start = Instant::now();
+        let revision = desired.open(&attachment).unwrap();
+        desired.engine().wait(revision, LIMIT).await.unwrap();
+        changes.entry("a pod comes").or_default().push(start.elapsed());
+    }
+    changes.values_mut().for_each(|times| times.sort());
+    Figures { from_nothing, changes }
+}
+
+#[expect(clippy::print_stderr, reason = "figures")]
+fn judge(what: &str, figures: &Figures) {
+    eprintln!("{what}: from nothing {:?}", figures.from_nothing);
+    for (change, times) in &figures.changes {
+        let (least, median, worst) = (times[0], times[times.len() / 2], times[times.len() - 1]);
+        eprintln!("{what}: {change}: least {least:?}, median {median:?}, worst {worst:?}");
+        assert!(median <= CHANGE_MAX, "{change}: {median:?}");
+    }
+    assert!(figures.from_nothing <= FROM_NOTHING_MAX, "{:?}", figures.from_nothing);
+}
+
+fn dataplane(backend: impl Fn(&str) -> Backend) -> Dataplane {
+    Dataplane {
+        vxlan: VxlanSettings::default(),
+        uplink: backend("uplink0"),
+        uplink_mtu_bytes: 0,
+        host: backend("vrhost1"),
+        host_mtu_bytes: 0,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pods_change_leaves_control_within_the_budget() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = FixtureEngine::start(&folder.path().join("e.sock"), 1);
+    let link = EngineLink::start(engine.socket.clone());
+    let dataplane = dataplane(|_| Backend::Memory);
+    let desired = Desired::new(NodeName::new(NODE), dataplane, None, link);
+    judge("control alone", &measure(&desired).await);
+}
