@@ -7,13 +7,16 @@ mod check;
 mod cni;
 mod delegate;
 mod engine;
+mod examples;
 mod host;
+mod isolation;
 #[path = "../support/large_cluster.rs"]
 mod large_cluster;
 mod node;
 mod policy;
 mod policy_budget;
 mod port_types;
+mod probe;
 mod restart;
 mod sync;
 mod traffic;

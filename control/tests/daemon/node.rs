@@ -63,6 +63,7 @@ impl Drop for Namespaces {
 /// A node: its namespace, its folders, its control process while it runs.
 pub(crate) struct Node {
     pub(crate) folder: tempfile::TempDir,
+    name: &'static str,
     tag: String,
     daemon: Option<Child>,
     engine: Option<Child>,
@@ -84,23 +85,50 @@ impl Drop for Node {
 impl Node {
     /// A node with an uplink and the pod ranges that are given, and no process yet.
     pub(crate) fn new(ranges: &str) -> Self {
+        let mut node = Self::empty("node-a");
+        let underlay = node.add_namespace("u");
+        node.add_uplink(&underlay, 1);
+        node.write_node("node-a", ranges, "192.0.2.1", "2001:db8::1");
+        node
+    }
+
+    /// Two nodes, `node-a` and `node-b`, whose uplinks a bridge connects. They have no manifests.
+    pub(crate) fn pair() -> [Self; 2] {
+        let (mut first, second) = (Self::empty("node-a"), Self::empty("node-b"));
+        let underlay = first.add_namespace("u");
+        run("ip", &["-n", &underlay, "link", "add", "bridge0", "type", "bridge"]);
+        first.add_uplink(&underlay, 1);
+        second.add_uplink(&underlay, 2);
+        for port in ["u1", "u2"] {
+            run("ip", &["-n", &underlay, "link", "set", port, "master", "bridge0", "up"]);
+        }
+        run("ip", &["-n", &underlay, "link", "set", "bridge0", "up"]);
+        [first, second]
+    }
+
+    fn empty(name: &'static str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let tag = format!("vr-c{:x}{count}", std::process::id());
         let folder = tempfile::Builder::new().prefix("vrc").tempdir().unwrap();
-        let mut node =
-            Self { folder, tag, daemon: None, engine: None, namespaces: Namespaces::default() };
-        let (own, underlay) = (node.add_namespace("n"), node.add_namespace("u"));
+        let namespaces = Namespaces::default();
+        let mut node = Self { folder, name, tag, daemon: None, engine: None, namespaces };
+        let own = node.add_namespace("n");
         run("ip", &["-n", &own, "link", "set", "lo", "up"]);
-        let pair = ["-n", &own, "link", "add", "uplink0", "type", "veth", "peer", "name", "u0"];
-        run("ip", &[&pair[..], &["netns", &underlay]].concat());
-        run("ip", &["-n", &own, "link", "set", "uplink0", "up"]);
-        run("ip", &["-n", &own, "address", "add", "192.0.2.1/24", "dev", "uplink0"]);
-        run("ip", &["-n", &own, "address", "add", "2001:db8::1/64", "dev", "uplink0", "nodad"]);
         fs::create_dir(node.path("manifests")).unwrap();
-        node.write_node("node-a", ranges, "192.0.2.1", "2001:db8::1");
         node.write_config("");
         node
+    }
+
+    /// An uplink whose other end is in another namespace, with the node's addresses.
+    fn add_uplink(&self, underlay: &str, number: u8) {
+        let (own, far) = (self.namespace(), format!("u{number}"));
+        let pair = ["-n", &own, "link", "add", "uplink0", "type", "veth", "peer", "name", &far];
+        run("ip", &[&pair[..], &["netns", underlay]].concat());
+        run("ip", &["-n", &own, "link", "set", "uplink0", "up"]);
+        let (v4, v6) = (format!("192.0.2.{number}/24"), format!("2001:db8::{number}/64"));
+        run("ip", &["-n", &own, "address", "add", &v4, "dev", "uplink0"]);
+        run("ip", &["-n", &own, "address", "add", &v6, "dev", "uplink0", "nodad"]);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -148,9 +176,10 @@ impl Node {
         let path = |name| self.path(name).display().to_string();
         let text = format!(
             "[engine]\nsocket = '{engine}'\nmetrics = ''\n\
-             [control]\nnode_name = 'node-a'\nuplink = 'uplink0'\nmanifests = '{manifests}'\n\
+             [control]\nnode_name = '{name}'\nuplink = 'uplink0'\nmanifests = '{manifests}'\n\
              socket = '{control}'\nengine_socket = '{engine}'\nstate_dir = '{state}'\n\
              metrics = ''\n{rest}\n",
+            name = self.name,
             engine = path("engine.sock"),
             manifests = path("manifests"),
             control = path("control.sock"),

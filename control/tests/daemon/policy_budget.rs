@@ -21,11 +21,7 @@ use control::{
 };
 use control_api::engine::VxlanSettings;
 
-use crate::{
-    engine::FixtureEngine,
-    large_cluster::LargeCluster,
-    node::LIMIT,
-};
+use crate::{engine::FixtureEngine, large_cluster::LargeCluster, node::LIMIT};
 
 /// The pods of this node are the cluster's of that number.
 const NODE: &str = "node-7";
