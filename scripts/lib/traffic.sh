@@ -16,15 +16,27 @@ try_tcp() { # FROM TO-NAMESPACE ADDRESS
 }
 listens() { in_netns "$1" ss -Hltn "sport = :$2" | grep -q .; }
 try_http() { # FROM TO-NAMESPACE ADDRESS SOURCE: the page arrives, and the server saw the source address
+    local got; got=$(http_get "$1" "$2" "$3" 10 || true)
+    [ "$got" = "$4" ] || { echo "the server saw '${got}', not $4"; return 1; }
+    echo "from $4"
+}
+try_no_http() { # FROM TO-NAMESPACE ADDRESS: somebody listens there, and no answer comes
+    local status=0 got; got=$(http_get "$1" "$2" "$3" 2) || status=$?
+    [ $status = 28 ] || { echo "curl ended with $status, and '$got'"; return 1; }
+    echo "no answer"
+}
+http_get() { # FROM TO-NAMESPACE ADDRESS SECONDS: the page of a server that runs for this request only; curl's exit status
     local url=http://$3:8080/; case $3 in *:*) url="http://[$3]:8080/" ;; esac
-    local server log=$state/http-$2.log
+    local server status=0 log=$state/http-$2.log
     : >"$log"
     (enter_netns "$2" python3 -u scripts/lib/http-server.py "$3" 8080) >>"$log" 2>&1 & server=$!
     wait_for 20 "the HTTP server" listens "$2" 8080 || { kill $server; return 1; }
-    local got; got=$(in_netns "$1" curl -s --max-time 10 "$url" || true)
+    in_netns "$1" curl -s --max-time "$4" "$url" || status=$?
     kill $server; wait $server 2>/dev/null || true
-    [ "$got" = "$4" ] || { echo "the server saw '${got}', not $4"; return 1; }
-    echo "from $4"
+    return $status
+}
+try_no_ping() { # FROM ADDRESS
+    ! in_netns "$1" ping -n -c 2 -i 0.5 -W 2 "$2" >/dev/null && echo "no answer"
 }
 
 # start_vhost_pod NODE POD: testpmd serves the pod's vhost-user port and answers echo requests over IPv4. It has hardly a core's worth
