@@ -286,7 +286,6 @@ fn ports(
         description: guest.description.clone(),
         ingress_policy: guest.policy.ingress,
         egress_policy: guest.policy.egress,
-        ..Port::default()
     });
     [uplink, host].into_iter().chain(guests).collect()
 }

@@ -9,7 +9,7 @@ use crate::{
     manifests::load_folder,
 };
 
-const NODES: &str = r#"
+const NODES: &str = "
 apiVersion: v1
 kind: List
 items:
@@ -17,10 +17,10 @@ items:
    status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}}
 - {apiVersion: v1, kind: Node, metadata: {name: b}, spec: {podCIDRs: [10.244.2.0/24]},
    status: {addresses: [{type: InternalIP, address: 192.0.2.2}]}}
-"#;
+";
 
 /// `web` may be reached by `app: client`; whoever is in `shop` by nobody else.
-const POLICIES: &str = r#"
+const POLICIES: &str = "
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -33,7 +33,7 @@ metadata: {namespace: shop, name: web}
 spec:
   podSelector: {matchLabels: {app: web}}
   ingress: [{from: [{podSelector: {matchLabels: {app: client}}}]}]
-"#;
+";
 
 fn pod(name: &str, app: &str, node: &str, address: &str) -> String {
     let status = if address.is_empty() { "{}".into() } else { format!("{{podIP: {address}}}") };

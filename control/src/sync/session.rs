@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_batch_of_large_sets_is_cut_into_messages_that_grpc_takes() {
-        let set = |id: u64, count: usize| {
+        let address_set = |id: u64, count: usize| {
             let ipv6 = vec![0; 16 * count];
             Object {
                 kind: Some(Kind::AddressSet(AddressSet { id, ipv6, ..AddressSet::default() })),
@@ -154,18 +154,18 @@ mod tests {
         };
         // The last one alone is beyond what a message should have: it travels by itself.
         let upserts: Vec<_> =
-            (1..2000).map(|id| set(id, 1000)).chain([set(2000, 1 << 17)]).collect();
+            (1..2000).map(|id| address_set(id, 1000)).chain([address_set(2000, 1 << 17)]).collect();
         let deletes = vec![ObjectKey { kind: Some(object_key::Kind::Vrf(7)) }; 600];
         let batch = ObjectBatch { upserts: upserts.clone(), deletes };
         let messages = messages(ApplyHeader::default(), batch);
-        let (mut sent, mut deleted) = (Vec::new(), 0);
+        let (mut sent, mut removals) = (Vec::new(), 0);
         for message in &messages[1..] {
             let Some(Part::Objects(part)) = message.part.clone() else { panic!("objects") };
             assert!(message.encoded_len() <= 2 * MESSAGE_BYTES_MAX + 1024);
             assert!(part.upserts.len() == 1 || message.encoded_len() <= MESSAGE_BYTES_MAX + 4096);
             sent.extend(part.upserts);
-            deleted += part.deletes.len();
+            removals += part.deletes.len();
         }
-        assert!(sent == upserts && deleted == 600);
+        assert!(sent == upserts && removals == 600);
     }
 }

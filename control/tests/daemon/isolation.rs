@@ -2,6 +2,7 @@
 //! peer, though it sends from before the pod's ADD until after its DEL.
 
 use std::{
+    fs,
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::{
         Arc,
@@ -53,7 +54,10 @@ kind: Pod
 metadata: {namespace: other, name: peer, labels: {app: client}}
 spec: {nodeName: node-a, containers: []}
 status: {podIPs: [{ip: 10.244.1.11}, {ip: 'fd00:10:244:1::11'}]}
----
+";
+
+/// A pod whose labels are known.
+const KNOWN: &str = "
 apiVersion: v1
 kind: Pod
 metadata: {namespace: demo, name: known, labels: {app: web}}
@@ -195,6 +199,17 @@ async fn start() -> (Node, [Sender; 2]) {
     (node, senders)
 }
 
+/// Has the pod's manifest read, or forgotten.
+async fn know(node: &Node, is_known: bool) {
+    if is_known {
+        node.write_manifest("known.yaml", KNOWN);
+    } else {
+        fs::remove_file(node.path("manifests").join("known.yaml")).unwrap();
+    }
+    let pods = 2 + u32::from(is_known);
+    node.until_status("the manifest", |status| status.pods == pods).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_packet_that_policy_denies_gets_through_from_before_the_add_on() {
     need_namespaces!();
@@ -202,7 +217,8 @@ async fn no_packet_that_policy_denies_gets_through_from_before_the_add_on() {
     // The labels of one are known; of the other only its namespace is, all of whose pods are
     // isolated. They get the same addresses in turn.
     for round in 0..6 {
-        let name = ["known", "unknown"][round % 2];
+        let (is_known, name) = [(true, "known"), (false, "unknown")][round % 2];
+        know(&node, is_known).await;
         let namespace = node.add_pod(name);
         let (seen, task) = watch(&namespace);
         let ips = json!({"ips": TARGETS});
@@ -224,6 +240,7 @@ async fn no_packet_that_policy_denies_gets_through_from_before_the_add_on() {
 async fn a_restarted_engine_and_control_let_no_denied_packet_through() {
     need_namespaces!();
     let (mut node, senders) = start().await;
+    know(&node, true).await;
     let namespace = node.add_pod("known");
     let (seen, task) = watch(&namespace);
     node.verb("ADD", "known").succeed().await;
