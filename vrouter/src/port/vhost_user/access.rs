@@ -145,6 +145,8 @@ pub(super) unsafe trait Word {}
 unsafe impl Word for AtomicU8 {}
 // SAFETY: an atomic.
 unsafe impl Word for AtomicU16 {}
+// SAFETY: an atomic.
+unsafe impl Word for AtomicU64 {}
 // SAFETY: two atomics.
 unsafe impl Word for [AtomicU32; 2] {}
 // SAFETY: two atomics.

@@ -116,6 +116,7 @@ pub(super) fn describe(features: u64) -> String {
         (GUEST_CSUM, "tx checksum"),
         (GUEST_TSO4 | GUEST_TSO6, "tx TSO"),
         (GUEST_USO4 | GUEST_USO6, "tx USO"),
+        (LOG_ALL, "dirty log"),
     ];
     words.extend(named.iter().filter(|(bits, _)| features & bits != 0).map(|(_, word)| *word));
     words.join(", ")

@@ -15,13 +15,16 @@
 //! | 14, 16 | used index | used index, and the one before the last batch |
 //! | 20 | | used wrap counter, and the one before the last batch |
 //!
-//! Behind it, from 16 or 32 on, are the descriptors' states.
+//! Behind it, from 16 or 32 on, are the descriptors' states: none is ever set.
+//!
+//! An engine may die between any two writes. So what a packed ring notes is one word, written at
+//! once: the four fields from 16 on.
 
 use std::sync::{
     Arc,
     atomic::{
-        AtomicU8, AtomicU16,
-        Ordering::{Relaxed, Release},
+        AtomicU16, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
     },
 };
 
@@ -37,11 +40,8 @@ const VERSION: u16 = 1;
 const VERSION_WORD: usize = 4;
 const ENTRIES_WORD: usize = 5;
 const SPLIT_USED_WORD: usize = 7;
-const PACKED_USED_WORD: usize = 8;
-const PACKED_OLD_USED_WORD: usize = 9;
-/// Bytes, by their place.
-const PACKED_WRAP_BYTE: usize = 20;
-const PACKED_OLD_WRAP_BYTE: usize = 21;
+/// The word of 64 bits, by its place.
+const PACKED_WORD: usize = 2;
 /// Bytes before the descriptors' states that are looked at.
 const LEAD_BYTES: usize = 24;
 
@@ -58,27 +58,47 @@ pub struct InflightRegion {
 #[derive(Debug)]
 pub(super) struct InflightNotes {
     words: Words<AtomicU16>,
-    bytes: Words<AtomicU8>,
+    packed: Words<AtomicU64>,
     /// What was there when the ring was made: a predecessor's notes.
     is_new: bool,
 }
 
+/// What a packed ring notes: where it will stand, and where it stood before its last batch.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct PackedNote {
+    next: PackedIndex,
+    old: PackedIndex,
+}
+
+impl PackedNote {
+    fn to_word(self) -> u64 {
+        let Self { next, old } = self;
+        let [n0, n1] = next.index.to_le_bytes();
+        let [o0, o1] = old.index.to_le_bytes();
+        u64::from_ne_bytes([n0, n1, o0, o1, next.wrap.into(), old.wrap.into(), 0, 0])
+    }
+
+    fn from_word(word: u64) -> Self {
+        let [n0, n1, o0, o1, next_wrap, old_wrap, ..] = word.to_ne_bytes();
+        let index = |bytes, wrap| PackedIndex { index: u16::from_le_bytes(bytes), wrap: wrap != 0 };
+        Self { next: index([n0, n1], next_wrap), old: index([o0, o1], old_wrap) }
+    }
+}
+
 impl InflightNotes {
     /// The notes of a ring of `size` entries, made if there are none; `None` if the region has no
-    /// room for them.
+    /// room for them, or is not aligned.
     pub(super) fn open(region: &InflightRegion, format: RingFormat, size: u16) -> Option<Self> {
         let InflightRegion { mapped, offset } = region;
         let words = Words::<AtomicU16>::new(mapped, *offset, LEAD_BYTES / 2)?;
-        let bytes = Words::<AtomicU8>::new(mapped, *offset, LEAD_BYTES)?;
+        let packed = Words::<AtomicU64>::new(mapped, *offset, LEAD_BYTES / 8)?;
         let is_known = |place, value: u16| u16::from_le(words.at(place).load(Relaxed)) == value;
         let is_new = !is_known(VERSION_WORD, VERSION) || !is_known(ENTRIES_WORD, size);
-        let notes = Self { words, bytes, is_new };
+        let notes = Self { words, packed, is_new };
         if is_new {
             notes.words.at(ENTRIES_WORD).store(size.to_le(), Relaxed);
             if format == RingFormat::Packed {
-                let start = PackedIndex { index: 0, wrap: true };
-                notes.begin_packed(start);
-                notes.end_packed(start);
+                notes.settle_packed(PackedIndex { index: 0, wrap: true });
             }
             notes.words.at(VERSION_WORD).store(VERSION.to_le(), Release);
         }
@@ -90,16 +110,14 @@ impl InflightNotes {
         self.words.at(SPLIT_USED_WORD).store(used.to_le(), Release);
     }
 
-    /// Notes where a packed ring will stand once what was completed is published.
-    pub(super) fn begin_packed(&self, next: PackedIndex) {
-        self.words.at(PACKED_USED_WORD).store(next.index.to_le(), Relaxed);
-        self.bytes.at(PACKED_WRAP_BYTE).store(next.wrap.into(), Release);
+    /// Notes where a packed ring will stand once what was completed from `old` on is published.
+    pub(super) fn begin_packed(&self, old: PackedIndex, next: PackedIndex) {
+        self.packed.at(PACKED_WORD).store(PackedNote { next, old }.to_word(), Release);
     }
 
-    /// Notes that it is published.
-    pub(super) fn end_packed(&self, next: PackedIndex) {
-        self.words.at(PACKED_OLD_USED_WORD).store(next.index.to_le(), Release);
-        self.bytes.at(PACKED_OLD_WRAP_BYTE).store(next.wrap.into(), Release);
+    /// Notes that a packed ring stands here, and all before is published.
+    pub(super) fn settle_packed(&self, next: PackedIndex) {
+        self.begin_packed(next, next);
     }
 
     /// Where a predecessor left off in a packed ring; `None` if there was none. It may have died
@@ -113,11 +131,8 @@ impl InflightNotes {
         if self.is_new {
             return None;
         }
-        let index = |word| u16::from_le(self.words.at(word).load(Relaxed));
-        let wrap = |byte| self.bytes.at(byte).load(Relaxed) != 0;
-        let next = PackedIndex { index: index(PACKED_USED_WORD), wrap: wrap(PACKED_WRAP_BYTE) };
-        let old =
-            PackedIndex { index: index(PACKED_OLD_USED_WORD), wrap: wrap(PACKED_OLD_WRAP_BYTE) };
+        let word = self.packed.at(PACKED_WORD).load(Acquire);
+        let PackedNote { next, old } = PackedNote::from_word(word);
         if next.index >= size || old.index >= size {
             return None;
         }

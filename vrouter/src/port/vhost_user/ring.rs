@@ -201,6 +201,8 @@ pub struct Ring {
     pub(super) region_hint: usize,
     kick: Option<OwnedFd>,
     call: Option<OwnedFd>,
+    /// A predecessor may have died before it could tell the driver.
+    may_be_untold: bool,
 }
 
 /// The format's own part.
@@ -222,8 +224,10 @@ impl Ring {
             RingFormat::Split => RingEngine::Split(SplitRing::new(&setup)?),
             RingFormat::Packed => RingEngine::Packed(PackedRing::new(&setup)?),
         };
-        let RingSetup { memory, features, kick, call, log, .. } = setup;
-        Ok(Self { engine, memory, features, log, fault: None, region_hint: 0, kick, call })
+        let RingSetup { memory, features, kick, call, log, is_resumed, .. } = setup;
+        let may_be_untold = !is_resumed;
+        let (fault, region_hint) = (None, 0);
+        Ok(Self { engine, memory, features, log, fault, region_hint, kick, call, may_be_untold })
     }
 
     /// Where the next owner would go on: the answer to `VHOST_USER_GET_VRING_BASE`.
@@ -292,6 +296,7 @@ impl Ring {
             RingEngine::Split(ring) => ring.wants_call(),
             RingEngine::Packed(ring) => ring.wants_call(),
         };
+        let is_wanted = is_wanted || std::mem::take(&mut self.may_be_untold);
         if is_wanted && let Some(call) = &self.call {
             signal(call);
         }

@@ -3,3 +3,4 @@
 mod driver;
 mod exchange;
 mod hostile;
+mod recovery;

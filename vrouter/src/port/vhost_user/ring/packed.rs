@@ -11,7 +11,7 @@
 mod recovery;
 
 use std::sync::atomic::{
-    AtomicU16,
+    AtomicU16, AtomicU64,
     Ordering::{Acquire, Relaxed, Release, SeqCst},
     fence,
 };
@@ -26,15 +26,17 @@ use super::{
     is_event_passed,
 };
 use crate::port::vhost_user::{
-    access::{PackedWords, Words},
-    inflight::InflightNotes,
-    log::RingLog,
-    memory::GuestMemory,
+    access::Words, inflight::InflightNotes, log::RingLog, memory::GuestMemory,
 };
 
 /// Descriptor flags that say whose turn it is (VirtIO 1.2 section 2.8.1).
 const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
+/// Flags of our own in a descriptor that is ours still, for a successor ([`recovery`]): the chain is
+/// done, and not shown yet; the chain's other descriptors are being marked. Bits that the standard
+/// leaves free, in a word that the driver does not look at before it is used.
+const DONE: u16 = 1 << 3;
+const BEGUN: u16 = 1 << 4;
 /// Event suppression flags (VirtIO 1.2 section 2.8.10).
 const EVENTS_ENABLED: u16 = 0;
 const EVENTS_DISABLED: u16 = 1;
@@ -69,10 +71,33 @@ impl Place {
     }
 }
 
+/// The second word of a descriptor, read and written at once: an engine that dies leaves all of it
+/// or nothing.
+#[derive(Clone, Copy, Debug)]
+struct Tail {
+    bytes: u32,
+    id: u16,
+    flags: u16,
+}
+
+impl Tail {
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "parts of a word are meant")]
+    const fn from_word(word: u64) -> Self {
+        Self { bytes: word as u32, id: (word >> 32) as u16, flags: (word >> 48) as u16 }
+    }
+
+    #[inline]
+    const fn to_word(self) -> u64 {
+        self.bytes as u64 | (self.id as u64) << 32 | (self.flags as u64) << 48
+    }
+}
+
 /// A packed ring.
 #[derive(Debug)]
 pub(in crate::port::vhost_user) struct PackedRing {
-    descriptors: Words<PackedWords>,
+    /// Address; bytes, id and flags.
+    descriptors: Words<[AtomicU64; 2]>,
     driver_events: Words<AtomicU16>,
     device_events: Words<AtomicU16>,
     has_event_index: bool,
@@ -81,9 +106,9 @@ pub(in crate::port::vhost_user) struct PackedRing {
     cursor: Place,
     /// Next to complete.
     next: Place,
-    /// The oldest completed descriptor, whose flags are held back: as long as they are, the driver
-    /// sees none of those behind it.
-    held_back: Option<(u16, u16)>,
+    /// The oldest completed descriptor, whose word is held back: as long as it is, the driver sees
+    /// none of those behind it.
+    held_back: Option<(Place, u64)>,
     /// Where `next` stood when the driver was last thought of.
     told: u16,
     /// Descriptors completed since.
@@ -130,8 +155,7 @@ impl PackedRing {
             ring.resume(next);
         }
         if let Some(notes) = &ring.inflight {
-            notes.begin_packed(ring.next.to_index());
-            notes.end_packed(ring.next.to_index());
+            notes.settle_packed(ring.next.to_index());
         }
         ring.device_events.at(1).store(EVENTS_DISABLED.to_le(), Relaxed);
         Ok(ring)
@@ -145,9 +169,10 @@ impl PackedRing {
     /// Goes on where an engine before this one left off, which the frontend need not know.
     #[cold]
     fn resume(&mut self, start: PackedIndex) {
-        let flags = |index| u16::from_le(self.words(index).flags.load(Acquire));
+        let flags = |index| self.tail(index).flags;
         let is_used = |place: PackedIndex| recovery::is_used(place, flags(place.index));
-        let noted = self.inflight.as_ref().and_then(|it| it.resume_packed(self.size, is_used));
+        let was_used = |place: PackedIndex| recovery::was_used(place, flags(place.index));
+        let noted = self.inflight.as_ref().and_then(|it| it.resume_packed(self.size, was_used));
         let mut next = match noted {
             // Whatever was noted was about another ring.
             _ if recovery::is_fresh(self.size, flags) => start,
@@ -157,13 +182,14 @@ impl PackedRing {
             }
             None => start,
         };
-        // It may have died in the middle of a burst.
-        if let Some(place) = recovery::held_back(next, self.size, flags) {
-            let turn = if place.wrap { AVAIL | USED } else { 0 };
-            self.words(place.index).flags.store(turn.to_le(), Release);
-        }
+        // It may have died before it could show its last burst.
         for _ in 0..self.size {
-            if !is_used(next) {
+            let tail = self.tail(next.index);
+            if recovery::is_done(next, tail.flags) {
+                let is_written = tail.flags & WRITE != 0 && tail.bytes > 0;
+                let flags = used_flags(next.wrap) | if is_written { WRITE } else { 0 };
+                self.store(next.index, Tail { flags, ..tail });
+            } else if !is_used(next) {
                 break;
             }
             next = self.advance(Place::of(next), 1).to_index();
@@ -183,8 +209,39 @@ impl PackedRing {
     }
 
     #[inline]
-    fn words(&self, index: u16) -> &PackedWords {
-        self.descriptors.at(usize::from(index))
+    fn tail(&self, index: u16) -> Tail {
+        let [_, tail] = self.descriptors.at(usize::from(index));
+        // Acquire: what the flags allow to be read is read after them.
+        Tail::from_word(u64::from_le(tail.load(Acquire)))
+    }
+
+    #[inline]
+    fn address(&self, index: u16) -> u64 {
+        let [address, _] = self.descriptors.at(usize::from(index));
+        u64::from_le(address.load(Relaxed))
+    }
+
+    #[inline]
+    fn store(&self, index: u16, tail: Tail) {
+        let [_, word] = self.descriptors.at(usize::from(index));
+        // Release: whoever sees the flags sees what was written before, a successor too.
+        word.store(tail.to_word().to_le(), Release);
+    }
+
+    /// Shows the round in those descriptors of a chain that the driver passes over, so that each
+    /// descriptor shows it: a successor finds its place by that ([`recovery`]). All else stays, for
+    /// one that has to do the chain again.
+    #[cold]
+    #[inline(never)]
+    fn mark_rest(&self, head: &Head) {
+        let first = self.tail(head.index);
+        self.store(head.index, Tail { flags: head.flags | BEGUN, ..first });
+        for slot in 1..head.slots {
+            let place = self.advance(self.next, slot);
+            let tail = self.tail(place.index());
+            let flags = tail.flags & !(AVAIL | USED) | used_flags(place.wrap());
+            self.store(place.index(), Tail { flags, ..tail });
+        }
     }
 
     /// Finds the end of a chain of several descriptors: the last one has the id.
@@ -195,9 +252,9 @@ impl PackedRing {
         for slots in 2..=limit {
             head.slots = u16::try_from(slots).unwrap_or(u16::MAX);
             let last = self.advance(first, head.slots.wrapping_sub(1));
-            let words = self.words(last.index());
-            if u16::from_le(words.flags.load(Relaxed)) & NEXT == 0 {
-                head.id = u16::from_le(words.id.load(Relaxed));
+            let tail = self.tail(last.index());
+            if tail.flags & NEXT == 0 {
+                head.id = tail.id;
                 return Ok(());
             }
         }
@@ -233,7 +290,7 @@ impl PackedRing {
 impl DeviceRing for PackedRing {
     fn has_waiting(&self) -> bool {
         let (index, wrap) = (self.cursor.index(), self.cursor.wrap());
-        let flags = u16::from_le(self.words(index).flags.load(Acquire));
+        let flags = self.tail(index).flags;
         (flags & AVAIL != 0) == wrap && (flags & USED != 0) != wrap
     }
 
@@ -243,15 +300,11 @@ impl DeviceRing for PackedRing {
         let mut result = Ok(());
         for _ in 0..heads.remaining_capacity().min(heads_max) {
             let (index, wrap) = (cursor.index(), cursor.wrap());
-            let words = self.words(index);
-            // Acquire: the rest of the chain is read after it.
-            let flags = u16::from_le(words.flags.load(Acquire));
+            let Tail { bytes, id, flags } = self.tail(index);
             if flags & (AVAIL | USED) != if wrap { AVAIL } else { USED } {
                 break;
             }
-            let address = u64::from_le(words.address.load(Relaxed));
-            let bytes = u32::from_le(words.bytes.load(Relaxed));
-            let id = u16::from_le(words.id.load(Relaxed));
+            let address = self.address(index);
             let mut head = Head { address, bytes, flags, next: 0, id, index, slots: 1 };
             if flags & NEXT != 0 {
                 result = self.measure(cursor, &mut head);
@@ -284,13 +337,12 @@ impl DeviceRing for PackedRing {
         add_part(memory, direction, Descriptor { address, bytes, flags, next: 0 }, parts)?;
         let first = Place(head.index);
         for slot in 1..head.slots {
-            let words = self.words(self.advance(first, slot).index());
-            let flags = u16::from_le(words.flags.load(Relaxed));
+            let index = self.advance(first, slot).index();
+            let Tail { bytes, flags, .. } = self.tail(index);
             if flags & INDIRECT != 0 {
                 return Err(RingFault::IndirectMisplaced);
             }
-            let address = u64::from_le(words.address.load(Relaxed));
-            let bytes = u32::from_le(words.bytes.load(Relaxed));
+            let address = self.address(index);
             add_part(memory, direction, Descriptor { address, bytes, flags, next: 0 }, parts)?;
         }
         Ok(())
@@ -299,19 +351,21 @@ impl DeviceRing for PackedRing {
     #[inline]
     fn complete(&mut self, head: &Head, bytes_written: u32, log: Option<&RingLog>) {
         let (index, wrap) = (self.next.index(), self.next.wrap());
-        let words = self.descriptors.at(usize::from(index));
-        words.id.store(head.id.to_le(), Relaxed);
-        words.bytes.store(bytes_written.to_le(), Relaxed);
-        let turn = if wrap { AVAIL | USED } else { 0 };
-        let flags = turn | if bytes_written > 0 { WRITE } else { 0 };
+        let flags = used_flags(wrap) | if bytes_written > 0 { WRITE } else { 0 };
+        let tail = Tail { bytes: bytes_written, id: head.id, flags };
+        if head.slots > 1 {
+            self.mark_rest(head);
+        }
         if self.held_back.is_none() {
-            self.held_back = Some((index, flags));
+            self.held_back = Some((self.next, tail.to_word()));
+            self.store(index, Tail { flags: head.flags | DONE, ..tail });
         } else {
-            words.flags.store(flags.to_le(), Relaxed);
+            self.store(index, tail);
         }
         if let Some(log) = log {
-            let offset = u64::from(index).wrapping_mul(DESCRIPTOR_BYTES as u64);
-            log.mark_ring(offset, DESCRIPTOR_BYTES as u64);
+            for slot in 0..head.slots {
+                log_descriptor(log, self.advance(self.next, slot).index());
+            }
         }
         self.next = self.advance(self.next, head.slots);
         self.untold_slots = self.untold_slots.saturating_add(head.slots);
@@ -322,15 +376,20 @@ impl DeviceRing for PackedRing {
     }
 
     #[inline]
-    fn publish(&mut self, _log: Option<&RingLog>) {
-        if let Some((index, flags)) = self.held_back.take() {
+    fn publish(&mut self, log: Option<&RingLog>) {
+        if let Some((first, word)) = self.held_back.take() {
+            let index = first.index();
             if let Some(notes) = &self.inflight {
-                notes.begin_packed(self.next.to_index());
+                notes.begin_packed(first.to_index(), self.next.to_index());
             }
-            // Release: a driver that sees these flags sees all that was completed behind them.
-            self.words(index).flags.store(flags.to_le(), Release);
+            // A driver that sees these flags sees all that was completed behind them.
+            self.store(index, Tail::from_word(word));
+            if let Some(log) = log {
+                // Once more: the frontend may have taken the page between the two writes.
+                log_descriptor(log, index);
+            }
             if let Some(notes) = &self.inflight {
-                notes.end_packed(self.next.to_index());
+                notes.settle_packed(self.next.to_index());
             }
         }
     }
@@ -363,4 +422,14 @@ impl DeviceRing for PackedRing {
         // Before the driver's flags are looked at again.
         fence(SeqCst);
     }
+}
+
+/// The flags of a descriptor that was used in a round.
+const fn used_flags(wrap: bool) -> u16 {
+    if wrap { AVAIL | USED } else { 0 }
+}
+
+fn log_descriptor(log: &RingLog, index: u16) {
+    let offset = u64::from(index).wrapping_mul(DESCRIPTOR_BYTES as u64);
+    log.mark_ring(offset, DESCRIPTOR_BYTES as u64);
 }

@@ -5,19 +5,31 @@
 //! device's position in this round, behind it in the one before. So the position is where that
 //! changes.
 //!
-//! Of a chain of several descriptors only the first shows it; a ring that holds such chains may be
-//! misjudged, unless the frontend keeps notes ([`crate::port::vhost_user::inflight`]). Drivers
-//! rarely make them: what does not fit one descriptor goes into an indirect table.
+//! Of a chain of several descriptors a driver is shown the first alone. This device shows the round
+//! in the others, too, so that there is no gap; a ring that another one left with such chains may be
+//! misjudged, unless the frontend keeps notes ([`crate::port::vhost_user::inflight`]).
+//!
+//!
+//! A burst is shown all at once, by the word of its first descriptor. Until then that one looks
+//! available, and carries a mark of the device's own: it is done. Another mark is on a chain of
+//! several while its other descriptors are marked; one that was left like that is done again, whole.
 
-use super::{AVAIL, PackedIndex, USED};
+use super::{AVAIL, BEGUN, DONE, PackedIndex, USED};
 
 /// Whether no descriptor was ever used: the driver has made the ring anew.
 pub(super) fn is_fresh(size: u16, flags: impl Fn(u16) -> u16) -> bool {
     (0..size).all(|index| flags(index) & USED == 0)
 }
 
-/// Where the device goes on.
+/// Where the device goes on: at what is done and not shown, or was begun, if there is such a chain.
 pub(super) fn find(size: u16, flags: impl Fn(u16) -> u16) -> PackedIndex {
+    let marked = |mark: u16| {
+        let places = (0..size).map(|index| PackedIndex { index, wrap: flags(index) & AVAIL != 0 });
+        places.into_iter().find(|place| is_marked(*place, flags(place.index), mark))
+    };
+    if let Some(place) = marked(DONE).or_else(|| marked(BEGUN)) {
+        return place;
+    }
     let round = |index| flags(index) & USED != 0;
     let first = round(0);
     match (1..size).find(|index| round(*index) != first) {
@@ -26,21 +38,24 @@ pub(super) fn find(size: u16, flags: impl Fn(u16) -> u16) -> PackedIndex {
     }
 }
 
-/// The descriptor at `place` if the engine died before it could show that it has used it, though it
-/// shows that of the next one: the driver waits for it.
-pub(super) fn held_back(
-    place: PackedIndex,
-    size: u16,
-    flags: impl Fn(u16) -> u16,
-) -> Option<PackedIndex> {
-    let PackedIndex { index, wrap } = place;
-    let following = index.checked_add(1).filter(|following| *following < size)?;
-    (turn(flags(index)) == (wrap, !wrap) && turn(flags(following)) == (wrap, wrap)).then_some(place)
+/// Whether the descriptor at `place` is done, and the driver still waits for it.
+pub(super) fn is_done(place: PackedIndex, flags: u16) -> bool {
+    is_marked(place, flags, DONE)
 }
 
-/// Whether a descriptor was used in the round of `place`.
+fn is_marked(PackedIndex { wrap, .. }: PackedIndex, flags: u16, mark: u16) -> bool {
+    flags & mark != 0 && turn(flags) == (wrap, !wrap)
+}
+
+/// Whether a descriptor was used in the round of `place`, and the driver has not taken it yet.
 pub(super) fn is_used(place: PackedIndex, flags: u16) -> bool {
     turn(flags) == (place.wrap, place.wrap)
+}
+
+/// Whether a descriptor was used in the round of `place`; the driver may have made it available
+/// again.
+pub(super) fn was_used(place: PackedIndex, flags: u16) -> bool {
+    (flags & USED != 0) == place.wrap
 }
 
 fn turn(flags: u16) -> (bool, bool) {
@@ -50,21 +65,26 @@ fn turn(flags: u16) -> (bool, bool) {
 #[cfg(test)]
 #[expect(clippy::arithmetic_side_effects, reason = "of numbers up to eight")]
 mod tests {
+    use std::collections::VecDeque;
+
     use proptest::prelude::*;
 
     use super::*;
 
     const SIZE: u16 = 8;
+    const START: PackedIndex = PackedIndex { index: 0, wrap: true };
 
     /// A driver and a device that only count.
     struct Model {
         flags: Vec<u16>,
         driver: PackedIndex,
         device: PackedIndex,
-        available: u16,
+        /// The lengths of chains that are available.
+        available: VecDeque<u16>,
     }
 
-    fn next(PackedIndex { index, wrap }: PackedIndex) -> PackedIndex {
+    /// The place behind this one.
+    fn after(PackedIndex { index, wrap }: PackedIndex) -> PackedIndex {
         if index + 1 < SIZE {
             PackedIndex { index: index + 1, wrap }
         } else {
@@ -72,57 +92,139 @@ mod tests {
         }
     }
 
+    fn flags_of(has_avail: bool, has_used: bool) -> u16 {
+        let bit = |wanted, bit| if wanted { bit } else { 0 };
+        bit(has_avail, AVAIL) | bit(has_used, USED)
+    }
+
     impl Model {
-        fn make_available(&mut self, count: u16) {
-            // Those that were used are the driver's again.
-            for _ in 0..count.min(SIZE - self.available) {
-                let flags = if self.driver.wrap { AVAIL } else { USED };
-                self.flags[usize::from(self.driver.index)] = flags;
-                self.driver = next(self.driver);
-                self.available += 1;
+        fn new() -> Self {
+            let flags = vec![0; usize::from(SIZE)];
+            Self { flags, driver: START, device: START, available: VecDeque::new() }
+        }
+
+        fn flags(&self) -> impl Fn(u16) -> u16 {
+            |index| self.flags[usize::from(index)]
+        }
+
+        /// Those that were used are the driver's again.
+        fn make_available(&mut self, slots: u16) {
+            if self.available.iter().sum::<u16>() + slots > SIZE {
+                return;
+            }
+            for _ in 0..slots {
+                let PackedIndex { index, wrap } = self.driver;
+                self.flags[usize::from(index)] = flags_of(wrap, !wrap);
+                self.driver = after(self.driver);
+            }
+            self.available.push_back(slots);
+        }
+
+        /// What the device writes for the next `count` chains, one word after the other.
+        fn writes(&self, count: usize) -> Vec<(u16, u16)> {
+            let mut writes = Vec::new();
+            let mut place = self.device;
+            let used = |wrap| flags_of(wrap, wrap);
+            for (chain, slots) in self.available.iter().take(count).enumerate() {
+                let PackedIndex { index, wrap } = place;
+                let available = flags_of(wrap, !wrap);
+                if *slots > 1 {
+                    writes.push((index, available | BEGUN));
+                }
+                for _ in 1..*slots {
+                    place = after(place);
+                    writes.push((place.index, used(place.wrap)));
+                }
+                writes.push((index, if chain == 0 { available | DONE } else { used(wrap) }));
+                place = after(place);
+            }
+            if !writes.is_empty() {
+                writes.push((self.device.index, used(self.device.wrap)));
+            }
+            writes
+        }
+
+        fn use_some(&mut self, count: usize) {
+            for (index, flags) in self.writes(count) {
+                self.flags[usize::from(index)] = flags;
+            }
+            for slots in self.available.drain(..count.min(self.available.len())) {
+                (0..slots).for_each(|_| self.device = after(self.device));
             }
         }
 
-        fn use_some(&mut self, count: u16) {
-            for _ in 0..count.min(self.available) {
-                let flags = if self.device.wrap { AVAIL | USED } else { 0 };
-                self.flags[usize::from(self.device.index)] = flags;
-                self.device = next(self.device);
-                self.available -= 1;
+        /// What a successor does; where it goes on.
+        fn resume(&mut self) -> PackedIndex {
+            let mut place = find(SIZE, self.flags());
+            for _ in 0..SIZE {
+                let flags = &mut self.flags[usize::from(place.index)];
+                if is_done(place, *flags) {
+                    *flags = flags_of(place.wrap, place.wrap);
+                } else if !is_used(place, *flags) {
+                    break;
+                }
+                place = after(place);
             }
+            place
         }
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<(Vec<u16>, usize)>> {
+        prop::collection::vec((prop::collection::vec(1..=3_u16, 0..5), 0..=8_usize), 0..50)
+    }
+
+    fn after_steps(steps: Vec<(Vec<u16>, usize)>) -> Model {
+        let mut model = Model::new();
+        for (made, used) in steps {
+            made.into_iter().for_each(|slots| model.make_available(slots));
+            model.use_some(used);
+        }
+        model
     }
 
     proptest! {
         #[test]
-        fn the_ring_shows_where_its_device_stood(
-            steps in prop::collection::vec((0..=SIZE, 0..=SIZE), 0..50),
-        ) {
-            let start = PackedIndex { index: 0, wrap: true };
-            let flags = vec![0; usize::from(SIZE)];
-            let mut model = Model { flags, driver: start, device: start, available: 0 };
-            for (made, used) in steps {
-                model.make_available(made);
-                model.use_some(used);
-                let flags = |index| model.flags[usize::from(index)];
-                prop_assert_eq!(find(SIZE, flags), model.device);
-                prop_assert_eq!(held_back(model.device, SIZE, flags), None);
-                if is_fresh(SIZE, flags) {
-                    prop_assert_eq!(model.device, start);
-                }
+        fn the_ring_shows_where_its_device_stood(steps in steps()) {
+            let mut model = after_steps(steps);
+            prop_assert_eq!(model.resume(), model.device);
+            if is_fresh(SIZE, model.flags()) {
+                prop_assert_eq!(model.device, START);
             }
         }
-    }
 
-    #[test]
-    fn a_descriptor_that_was_held_back_is_found() {
-        let available = AVAIL;
-        let used = AVAIL | USED;
-        let flags = [used, available, used, used, available, 0, 0, 0];
-        let flags = |index| flags[usize::from(index)];
-        let place = find(SIZE, flags);
-        assert_eq!(place, PackedIndex { index: 1, wrap: true });
-        assert_eq!(held_back(place, SIZE, flags), Some(place));
-        assert!(is_used(next(place), flags(2)) && !is_used(place, flags(4)));
+        #[test]
+        fn whenever_it_died_its_successor_shows_what_was_done_and_does_the_rest(
+            steps in steps(),
+            last in prop::collection::vec(1..=3_u16, 1..9),
+            used in 1..=8_usize,
+        ) {
+            let mut model = after_steps(steps);
+            last.into_iter().for_each(|slots| model.make_available(slots));
+            let before = model.device;
+            let mut ends = vec![before];
+            for slots in &model.available {
+                let last = ends[ends.len() - 1];
+                ends.push((0..*slots).fold(last, |place, _| after(place)));
+            }
+            let (writes, alive) = (model.writes(used), model.flags.clone());
+            for died_after in 0..=writes.len() {
+                model.flags.clone_from(&alive);
+                for (index, flags) in &writes[..died_after] {
+                    model.flags[usize::from(*index)] = *flags;
+                }
+                let successor = model.resume();
+                let at = ends.iter().position(|end| *end == successor);
+                prop_assert!(at.is_some_and(|at| at <= used), "{successor:?} in {ends:?}");
+                prop_assert!(died_after < writes.len() || at == Some(used.min(ends.len() - 1)));
+                // What it passed is shown to the driver, and nothing else.
+                let mut place = before;
+                while place != successor {
+                    prop_assert!(is_used(place, model.flags[usize::from(place.index)]));
+                    place = after(place);
+                }
+                let next = model.flags[usize::from(successor.index)];
+                prop_assert!(!is_used(successor, next));
+            }
+        }
     }
 }
