@@ -1,8 +1,8 @@
-//! The bodies of the fuzz targets, on stable: their seeds, and every input that once made one of
-//! them fail.
+//! The bodies of the fuzz targets, on stable: their seeds, every input that once made one of them
+//! fail, and what earlier runs learned.
 //!
 //! `scripts/fuzz` looks for new ones. What it finds is kept in `fuzz/seeds/TARGET`, under a name
-//! that says what it is.
+//! that says what it is; what it learned on the way, in `fuzz/learned/TARGET` (`--learn`).
 
 #![expect(
     clippy::unwrap_used,
@@ -12,7 +12,10 @@
     reason = "a test fails by panicking"
 )]
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 #[path = "pipeline/bench.rs"]
 #[expect(dead_code, reason = "the tests of the pipeline use more of it")]
@@ -35,16 +38,24 @@ mod vhost_messages;
 #[path = "../fuzz/src/virtio_rings.rs"]
 mod virtio_rings;
 
-/// Runs a target's body on each of its seeds, and on each cut short at up to `cuts` lengths.
+/// The files of a folder of the fuzz targets, by name; none if it is not there.
+fn inputs(folder: &str, target: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(folder).join(target);
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut files: Vec<_> =
+        entries.map(|entry| entry.expect("the folder can be read").path()).collect();
+    files.sort();
+    files
+}
+
+/// Runs a target's body on each of its seeds, and on each cut short at up to `cuts` lengths; then on
+/// what was learned.
 fn run_seeds(target: &str, cuts: usize, body: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
-    let mut seeds: Vec<_> = fs::read_dir(folder)
-        .expect("the target has seeds")
-        .map(|entry| entry.expect("the folder can be read").path())
-        .collect();
-    seeds.sort();
+    let seeds = inputs("seeds", target);
     assert!(!seeds.is_empty());
-    for path in seeds {
+    let cuts = seeds.iter().map(|path| (path, cuts));
+    let learned = inputs("learned", target);
+    for (path, cuts) in cuts.chain(learned.iter().map(|path| (path, 0))) {
         // Printed if the body panics, and the test with it.
         eprintln!("{}", path.display());
         let seed = fs::read(path).expect("the seed can be read");

@@ -1,16 +1,17 @@
 //! Messages of vhost-user frontends, and noise in their place.
 //!
 //! The input is a conversation: for each message its number, what comes with it, the length of its
-//! body and the body. It is sent over a real socket to a port of a session's own; whatever it says,
-//! the next frontend is served.
+//! body and the body. It is sent over a real socket to a port of a session's own, whose worker moves
+//! packets through whatever rings come of it. Between messages the guest writes to its memory, cuts
+//! it short and kicks. Whatever it does, the next frontend is served.
 
 use std::{
     fs::File,
-    io::{IoSlice, Read, Write},
+    io::{self, IoSlice, Read, Write},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
+        unix::{fs::FileExt, net::UnixStream},
     },
     path::PathBuf,
     sync::{Arc, OnceLock},
@@ -24,6 +25,7 @@ use rustix::{
     net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
 };
 use vrouter::{
+    burst::Burst,
     memory::{Depot, FramePool, Region, RegionConfig},
     port::{
         Backend, PortOpener, PortRef, PortRequest, Role, SocketAccess, Steering, VhostUserBackend,
@@ -39,12 +41,19 @@ const MESSAGES_MAX: usize = 64;
 /// A session that has not answered by then has hung.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// Numbers that are no message's: the guest writes to its memory (an address of 16 bits, and
+/// bytes), cuts its file to so many pages, kicks, or waits for what was said to be done.
+const WRITE: u8 = 0xff;
+const CUT: u8 = 0xfe;
+const KICK: u8 = 0xfd;
+const WAIT: u8 = 0xfc;
+
 const GET_FEATURES: [u8; 12] = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
 
 /// A port that lives as long as the process, whose worker does nothing but obey.
 struct Port {
     socket: PathBuf,
-    memory: OwnedFd,
+    memory: File,
     event: OwnedFd,
 }
 
@@ -78,9 +87,16 @@ impl Port {
         opened.device.steer(&Steering::Everything).expect("a session takes it");
         thread::spawn(move || {
             let stats = WorkerStats::new();
+            let mut burst = Burst::new();
             loop {
                 for queue in &mut opened.queues {
+                    queue.rx_burst(&mut pool, &mut burst);
+                    // Back to where it came from, whole or not.
+                    queue.tx_burst(&mut pool, &mut burst, &stats);
+                    burst.drain(..).for_each(|packet| pool.free_packet(packet));
                     queue.flush(&mut pool, &stats).expect("a session is always there");
+                    queue.arm();
+                    queue.disarm();
                 }
                 thread::yield_now();
             }
@@ -88,12 +104,31 @@ impl Port {
         // With its end the session would end.
         std::mem::forget(opened.device);
         let memory = memfd_create("guest", MemfdFlags::CLOEXEC).expect("there is memory");
-        File::from(memory.try_clone().expect("there are descriptors"))
-            .set_len(MEMORY_BYTES)
-            .expect("there is memory");
+        let memory = File::from(memory);
+        memory.set_len(MEMORY_BYTES).expect("there is memory");
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let event = eventfd(0, flags).expect("there are descriptors");
         Self { socket, memory, event }
+    }
+
+    /// What a guest does besides.
+    fn act(&self, code: u8, body: &[u8], frontend: &UnixStream) {
+        match code {
+            WRITE => {
+                let Some(([low, high], bytes)) = body.split_first_chunk() else { return };
+                let offset = u64::from(u16::from_le_bytes([*low, *high]));
+                let end = MEMORY_BYTES.min(offset + bytes.len() as u64);
+                let bytes = &bytes[..usize::try_from(end - offset).unwrap_or(0)];
+                self.memory.write_all_at(bytes, offset).expect("memory can be written");
+            }
+            CUT => {
+                let pages = u64::from(body.first().copied().unwrap_or(0)) % 16;
+                self.memory.set_len(4096 * pages).expect("a file can be cut");
+            }
+            KICK => _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes()),
+            // Answers to what was asked before come first; any will do, and none if it is over.
+            _ => _ = ask(frontend),
+        }
     }
 
     fn connect(&self) -> UnixStream {
@@ -112,6 +147,10 @@ pub(crate) fn run(conversation: &[u8]) {
         let Some((&[code, bits, length], behind)) = rest.split_first_chunk() else { break };
         let (body, behind) = behind.split_at(behind.len().min(length.into()));
         rest = behind;
+        if code >= WAIT {
+            port.act(code, body, &frontend);
+            continue;
+        }
         let mut message = Vec::new();
         // The lowest bit: an answer is wanted. The highest: no header.
         let flags = 1 | u32::from(bits & 1) << 3;
@@ -135,9 +174,17 @@ pub(crate) fn run(conversation: &[u8]) {
         }
     }
     drop(frontend);
-    let mut next = port.connect();
-    next.write_all(&GET_FEATURES).expect("the session reads");
-    let mut answer = [0; 20];
-    next.read_exact(&mut answer).expect("the session answers the next frontend");
+    let next = port.connect();
+    let answer = ask(&next).expect("the session answers the next frontend");
     assert_eq!(answer[..12], [1, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0]);
+    // The next conversation finds what this one found.
+    port.memory.set_len(0).expect("a file can be cut");
+    port.memory.set_len(MEMORY_BYTES).expect("there is memory");
+}
+
+fn ask(mut frontend: &UnixStream) -> io::Result<[u8; 20]> {
+    frontend.write_all(&GET_FEATURES)?;
+    let mut answer = [0; 20];
+    frontend.read_exact(&mut answer)?;
+    Ok(answer)
 }

@@ -1,12 +1,15 @@
-//! Sessions between a worker that does nothing but obey, and frontends: that of crate `vhost`, and
+//! Sessions between a worker that sends everything back, and frontends: that of crate `vhost`, and
 //! one that sends whatever it likes.
 
 mod client;
 mod hostile;
 mod noise;
+mod traffic;
 mod well_behaved;
 
 use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -19,6 +22,7 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
+    burst::Burst,
     memory::{Depot, FramePool, Region, RegionConfig},
     port::{
         Backend, PortDevice, PortOpener, PortQueue, PortRef, PortRequest, Role, SocketAccess,
@@ -52,15 +56,24 @@ impl Port {
     }
 
     fn open_unsteered(queue_pairs: u16) -> Self {
-        let folder = tempfile::tempdir().unwrap();
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        Self::open_with(queue_pairs, SocketAccess { uid, gid, file_mode: 0o600 })
+    }
+
+    /// A port of one queue pair with another owner.
+    fn open_for(access: SocketAccess) -> Self {
+        Self::open_with(1, access)
+    }
+
+    fn open_with(queue_pairs: u16, access: SocketAccess) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let request = PortRequest {
             name: "default/a".into(),
             port: PortRef { index: 7, generation: 1 },
             role: Role::Guest,
             backend: Backend::VhostUser(VhostUserBackend {
                 socket_path: folder.path().join("port.sock"),
-                mode: VhostUserMode::Server(SocketAccess { uid, gid, file_mode: 0o600 }),
+                mode: VhostUserMode::Server(access),
                 queue_pairs: Some(queue_pairs),
             }),
             mtu_bytes: Some(9000),
@@ -77,9 +90,13 @@ impl Port {
         let (awake, stopping) = (Arc::clone(&is_awake), Arc::clone(&is_stopping));
         let work = move || {
             let stats = WorkerStats::new();
+            let mut burst = Burst::new();
             while !stopping.load(SeqCst) {
                 let is_awake = awake.lock().unwrap();
                 for queue in queues.iter_mut().filter(|_| *is_awake) {
+                    queue.rx_burst(&mut pool, &mut burst);
+                    queue.tx_burst(&mut pool, &mut burst, &stats);
+                    burst.drain(..).for_each(|packet| pool.free_packet(packet));
                     queue.flush(&mut pool, &stats).unwrap();
                 }
                 drop(is_awake);
@@ -96,6 +113,12 @@ impl Port {
 
     fn socket(&self) -> PathBuf {
         self.folder.path().join("port.sock")
+    }
+
+    /// Lets everybody into the socket's folder.
+    fn show_folder(&self) {
+        let everybody = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(self.folder.path(), everybody).unwrap();
     }
 
     /// Makes the worker stand still, or go on; it has done so when this returns.
