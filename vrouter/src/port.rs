@@ -23,6 +23,7 @@ pub use device::{
 
 use crate::{
     burst::Burst,
+    drops::DropReason,
     memory::FramePool,
     packet::{Offloads, Packet},
     stats::WorkerStats,
@@ -101,6 +102,12 @@ pub trait PortQueue: Send {
     ///
     /// Fails when the peer is gone, such as when the interface was removed.
     fn flush(&mut self, pool: &mut FramePool, stats: &WorkerStats) -> Result<(), PeerGone>;
+
+    /// One of the packets that the queue has dropped, and counted, since the last call, for whoever
+    /// looks at examples; the caller frees it. Called now and then.
+    fn take_refused(&mut self) -> Option<(Packet, DropReason)> {
+        None
+    }
 
     /// Asks the far side to make [`Self::wait_descriptor`] readable when something comes; called
     /// before the worker sleeps. True if there is something already.

@@ -321,6 +321,11 @@ impl<P: Process> Worker<P> {
     #[cold]
     fn housekeep(&mut self, now: Now) {
         self.pipeline.housekeep(now);
+        let Self { pipeline, pool, egress, .. } = self;
+        egress.queues.take_refused(|packet, reason| {
+            pipeline.note_drop(&packet, reason, now, pool.region());
+            pool.free_packet(packet);
+        });
         self.stats.frames_cached(self.pool.frames_cached() as u64);
     }
 

@@ -11,8 +11,10 @@
 //! [`PACKETS_PER_LOOK`] packets or [`EMPTY_POLLS_PER_LOOK`] empty polls.
 
 use crate::{
+    drops::DropReason,
     idle::Bed,
     memory::FramePool,
+    packet::Packet,
     port::{PORTS_MAX, PortQueue, PortRef},
     stats::WorkerStats,
 };
@@ -283,6 +285,15 @@ impl Queues {
             owned.is_touched = false;
             if owned.queue.flush(pool, stats).is_err() {
                 lost(QueueSlot(index));
+            }
+        }
+    }
+
+    /// Calls `see` with examples of what queues have dropped, one a queue at most.
+    pub(super) fn take_refused(&mut self, mut see: impl FnMut(Packet, DropReason)) {
+        for owned in self.slots.iter_mut().flatten() {
+            if let Some((packet, reason)) = owned.queue.take_refused() {
+                see(packet, reason);
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Without rings, while no session has set some up, it receives nothing and drops what it is to
 //! send. Orders are obeyed, answers given and events written in `flush` alone. Packets are copied
-//! in and out, so that a queue never owns a frame.
+//! in and out, so that a queue owns no frame but that of one example of what it dropped.
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
@@ -13,14 +13,14 @@ use super::{
     receive::Receiver,
     ring::{Ring, RingEngine, RingFault},
     send::Sender,
-    tally::RefusedTally,
+    tally::{RefusedExample, RefusedTally},
     truncation::strikes,
 };
 use crate::{
     burst::Burst,
     drops::DropReason,
     memory::FramePool,
-    packet::Offloads,
+    packet::{Offloads, Packet},
     port::{PeerGone, PortQueue, PortRef},
     stats::{SentTally, WorkerStats},
 };
@@ -36,6 +36,7 @@ pub struct VhostUserQueue {
     /// The session had no room for it yet.
     unanswered: Option<Answer>,
     refused: RefusedTally,
+    example: RefusedExample,
     /// The driver was asked for kicks.
     is_armed: bool,
     /// What the worker sleeps on was readable, and is until somebody looks at what is behind it.
@@ -60,6 +61,7 @@ impl VhostUserQueue {
             fault: None,
             unanswered: None,
             refused: RefusedTally::default(),
+            example: RefusedExample::default(),
             is_armed: false,
             was_woken: false,
             strikes_seen: strikes(),
@@ -123,7 +125,7 @@ impl VhostUserQueue {
 
     /// Drops what it cannot send; returns how many packets there were.
     #[cold]
-    fn refuse(&self, pool: &mut FramePool, burst: &mut Burst, stats: &WorkerStats) -> usize {
+    fn refuse(&mut self, pool: &mut FramePool, burst: &mut Burst, stats: &WorkerStats) -> usize {
         let reason = match self.fault {
             Some(_) => DropReason::VhostRingBroken,
             None => DropReason::VhostDisconnected,
@@ -131,7 +133,7 @@ impl VhostUserQueue {
         let count = burst.len();
         for packet in burst.drain(..) {
             stats.dropped(packet.ingress, reason, 1);
-            pool.free_packet(packet);
+            self.example.keep(packet, reason, pool);
         }
         count
     }
@@ -139,7 +141,9 @@ impl VhostUserQueue {
 
 impl PortQueue for VhostUserQueue {
     fn rx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst) -> usize {
-        let Self { pair: Some(pair), fault: None, port, refused, .. } = self else { return 0 };
+        let Self { pair: Some(pair), fault: None, port, refused, example, .. } = self else {
+            return 0;
+        };
         let Ring { engine, memory, features, log, region_hint, .. } = &mut pair.rx;
         let before = burst.len();
         let mut receiver = Receiver {
@@ -149,6 +153,7 @@ impl PortQueue for VhostUserQueue {
             port: *port,
             pool,
             refused,
+            example,
             region_hint,
         };
         let result = match engine {
@@ -168,12 +173,19 @@ impl PortQueue for VhostUserQueue {
     }
 
     fn tx_burst(&mut self, pool: &mut FramePool, burst: &mut Burst, stats: &WorkerStats) -> usize {
-        let Self { pair: Some(pair), fault: None, port, .. } = self else {
+        let Self { pair: Some(pair), fault: None, port, example, .. } = self else {
             return self.refuse(pool, burst, stats);
         };
         let Ring { engine, memory, features, log, region_hint, .. } = &mut pair.tx;
-        let mut sender =
-            Sender { memory, features: *features, log: log.as_ref(), pool, stats, region_hint };
+        let mut sender = Sender {
+            memory,
+            features: *features,
+            log: log.as_ref(),
+            pool,
+            stats,
+            example,
+            region_hint,
+        };
         let mut sent = SentTally::new(*port, stats);
         let (taken, result) = match engine {
             RingEngine::Split(ring) => sender.send(ring, burst, &mut sent),
@@ -186,6 +198,10 @@ impl PortQueue for VhostUserQueue {
             return taken.saturating_add(self.refuse(pool, burst, stats));
         }
         taken
+    }
+
+    fn take_refused(&mut self) -> Option<(Packet, DropReason)> {
+        self.example.take()
     }
 
     fn is_open(&self) -> bool {
@@ -236,7 +252,10 @@ impl PortQueue for VhostUserQueue {
     }
 
     /// There are no frames to wait for: what the guest has in its rings stays with the guest.
-    fn drain(&mut self, _pool: &mut FramePool, stats: &WorkerStats) -> usize {
+    fn drain(&mut self, pool: &mut FramePool, stats: &WorkerStats) -> usize {
+        if let Some((packet, _)) = self.example.take() {
+            pool.free_packet(packet);
+        }
         self.refused.report(self.port, stats);
         self.orders.close();
         self.obey();

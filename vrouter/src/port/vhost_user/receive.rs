@@ -12,7 +12,7 @@ use super::{
     log::RingLog,
     memory::GuestMemory,
     ring::{DeviceRing, Direction, HEADS_MAX, Head, Heads, Part, Parts, RingFault, RingFeatures},
-    tally::RefusedTally,
+    tally::{RefusedExample, RefusedTally},
 };
 use crate::{
     burst::Burst,
@@ -40,6 +40,7 @@ pub(super) struct Receiver<'a> {
     pub(super) port: PortRef,
     pub(super) pool: &'a mut FramePool,
     pub(super) refused: &'a mut RefusedTally,
+    pub(super) example: &'a mut RefusedExample,
     /// The region of guest memory where the last buffer lay.
     pub(super) region_hint: &'a mut usize,
 }
@@ -157,7 +158,7 @@ impl Receiver<'_> {
             && let Some(packet) = burst.pop()
         {
             self.refused.add(reason, u64::from(packet.total_bytes()));
-            self.pool.free_packet(packet);
+            self.example.keep(packet, reason, self.pool);
         }
     }
 }

@@ -14,6 +14,7 @@ use super::{
     log::RingLog,
     memory::GuestMemory,
     ring::{DeviceRing, Direction, HEADS_MAX, Head, Heads, Part, Parts, RingFault, RingFeatures},
+    tally::RefusedExample,
 };
 use crate::{
     burst::Burst,
@@ -43,6 +44,7 @@ pub(super) struct Sender<'a> {
     pub(super) log: Option<&'a RingLog>,
     pub(super) pool: &'a mut FramePool,
     pub(super) stats: &'a WorkerStats,
+    pub(super) example: &'a mut RefusedExample,
     /// The region of guest memory where the last buffer lay.
     pub(super) region_hint: &'a mut usize,
 }
@@ -83,6 +85,7 @@ impl<'a> Sender<'a> {
         let mut window = Window { heads: Heads::new(), slices: ArrayVec::new(), at: 0 };
         let mut result = self.refill(ring, &mut window, burst.len());
         let mut taken = 0_usize;
+        let mut refused = None;
         let header_bytes = self.features.header_bytes();
         if result.is_ok() || !window.heads.is_empty() {
             for packet in burst.iter_mut() {
@@ -107,6 +110,7 @@ impl<'a> Sender<'a> {
                         Refusal::BufferTooSmall => {
                             let reason = DropReason::VhostBufferTooSmall;
                             self.stats.dropped(packet.ingress, reason, 1);
+                            refused.get_or_insert(taken);
                             taken = taken.wrapping_add(1);
                             continue;
                         }
@@ -122,8 +126,12 @@ impl<'a> Sender<'a> {
         }
         ring.rewind();
         ring.publish(self.log);
-        for packet in burst.drain(..taken) {
-            self.pool.free_packet(packet);
+        for (at, packet) in burst.drain(..taken).enumerate() {
+            if refused == Some(at) {
+                self.example.keep(packet, DropReason::VhostBufferTooSmall, self.pool);
+            } else {
+                self.pool.free_packet(packet);
+            }
         }
         (taken, result)
     }

@@ -2,10 +2,34 @@
 
 use arrayvec::ArrayVec;
 
-use crate::{drops::DropReason, port::PortRef, stats::WorkerStats};
+use crate::{
+    drops::DropReason, memory::FramePool, packet::Packet, port::PortRef, stats::WorkerStats,
+};
 
 /// Reasons told apart between two reports; more are counted as the last one.
 const REASONS_MAX: usize = 8;
+
+/// The first packet that a queue dropped since somebody last asked, for whoever looks at examples.
+/// One frame a queue at most is kept for that.
+#[derive(Debug, Default)]
+pub(super) struct RefusedExample(Option<(Packet, DropReason)>);
+
+impl RefusedExample {
+    /// Keeps a packet, or frees it if there is one already.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn keep(&mut self, packet: Packet, reason: DropReason, pool: &mut FramePool) {
+        if self.0.is_some() {
+            pool.free_packet(packet);
+        } else {
+            self.0 = Some((packet, reason));
+        }
+    }
+
+    pub(super) fn take(&mut self) -> Option<(Packet, DropReason)> {
+        self.0.take()
+    }
+}
 
 /// Packets that were received and dropped, by reason. Almost always empty.
 #[derive(Debug, Default)]

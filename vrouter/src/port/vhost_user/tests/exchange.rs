@@ -152,7 +152,11 @@ impl Rig {
         EngineStats::new([Arc::clone(&self.stats)]).port(PORT)
     }
 
-    pub(super) fn frames_are_back(&self) -> bool {
+    /// All but that of an example of what was dropped, which is looked at here.
+    pub(super) fn frames_are_back(&mut self) -> bool {
+        if let Some((packet, _)) = self.queue.take_refused() {
+            self.pool.free_packet(packet);
+        }
         self.pool.frames_cached() + self.depot.frames_free() == FRAMES as usize
     }
 }

@@ -8,9 +8,12 @@ use super::{
 };
 use crate::{
     drops::DropReason,
-    port::vhost_user::{
-        orders::Answer,
-        ring::{RingFault, RingFeatures, RingFormat},
+    port::{
+        PortQueue,
+        vhost_user::{
+            orders::Answer,
+            ring::{RingFault, RingFeatures, RingFormat},
+        },
     },
 };
 
@@ -163,6 +166,45 @@ fn without_rings_what_is_sent_is_dropped() {
     assert_eq!(rig.send(&[frame(60, 1)]), 1);
     assert_eq!(rig.totals().dropped_for(DropReason::VhostDisconnected), 1);
     assert!(rig.frames_are_back());
+}
+
+/// The reason and the first byte of the one packet that is kept as an example.
+fn example(rig: &mut Rig) -> Option<(DropReason, u8)> {
+    let (packet, reason) = rig.queue.take_refused()?;
+    let first = packet.data(rig.pool.region())[0];
+    rig.pool.free_packet(packet);
+    Some((reason, first))
+}
+
+#[test]
+fn of_what_a_queue_drops_one_packet_is_an_example() {
+    for format in [RingFormat::Split, RingFormat::Packed] {
+        let features = RingFeatures { mergeable: false, ..FEATURES };
+        let mut rig = Rig::new(Shape { features, ..shape(format) });
+        assert_eq!(example(&mut rig), None);
+        for _ in 0..4 {
+            let small = rig.buffer(100);
+            rig.tx.offer(&rig.memory, &[small], None);
+        }
+        assert_eq!(rig.send(&[frame(60, 1), frame(600, 2), frame(700, 3), frame(60, 4)]), 4);
+        assert_eq!(example(&mut rig), Some((DropReason::VhostBufferTooSmall, 2)));
+        assert_eq!(example(&mut rig), None);
+        // An offload that cannot be: an unknown kind of segmentation.
+        let header = [&[0, 77][..], &[0; 10]].concat();
+        rig.offer_frame(&[header, frame(60, 5)].concat(), &[], false);
+        assert!(rig.receive().is_empty());
+        assert_eq!(example(&mut rig), Some((DropReason::RxOffloadMalformed, 5)));
+        rig.control.stop().unwrap();
+        rig.flush();
+        assert_eq!(rig.send(&[frame(60, 6), frame(60, 7)]), 2);
+        assert_eq!(example(&mut rig), Some((DropReason::VhostDisconnected, 6)));
+        assert!(rig.frames_are_back());
+        // One that nobody looked at goes with the queue.
+        assert_eq!(rig.send(&[frame(60, 8)]), 1);
+        assert_eq!(rig.queue.drain(&mut rig.pool, &rig.stats), 0);
+        assert_eq!(example(&mut rig), None);
+        assert!(rig.frames_are_back());
+    }
 }
 
 proptest! {
