@@ -6,7 +6,7 @@
 //! happens, no packet is longer than it may be, every frame of packet memory comes back, and the
 //! session gets its rings back.
 
-use std::{fs::File, sync::Arc};
+use std::{cell::RefCell, fs::File, sync::Arc};
 
 use vrouter::{
     burst::Burst,
@@ -57,16 +57,38 @@ pub(crate) fn run(mut input: &[u8]) {
     };
     let shape = |usage| RingShape { format, size, usage, buffer_bytes: 256, features };
     let memory = DriverMemory::create(MEMORY_BYTES, false).expect("there is memory");
-    let device = Device::new(&memory, kind);
+    let device = Device::new(&memory, *kind);
     let transmit = DriverRing::new(&memory, 0, shape(RingUse::Transmit)).expect("it fits");
     let receive = DriverRing::new(&memory, SECOND, shape(RingUse::Receive)).expect("it fits");
-    let mut bench = Bench::new(memory, device, transmit, receive);
-    for _ in 0..STEPS_MAX {
-        if bench.step(&mut input).is_none() {
-            break;
+    WORKER.with_borrow_mut(|worker| {
+        let mut bench = Bench::new(worker, memory, device, transmit, receive);
+        for _ in 0..STEPS_MAX {
+            if bench.step(&mut input).is_none() {
+                break;
+            }
         }
+        bench.end();
+    });
+}
+
+thread_local! {
+    static WORKER: RefCell<Worker> = RefCell::new(Worker::new());
+}
+
+/// What a worker has for all queues, made once: that takes longer than an input.
+struct Worker {
+    depot: Arc<Depot>,
+    pool: FramePool,
+    stats: WorkerStats,
+}
+
+impl Worker {
+    fn new() -> Self {
+        let config = RegionConfig { frame_count: FRAMES, huge_pages: false, ..Default::default() };
+        let depot = Depot::new(Arc::new(Region::create(&config).expect("there is memory")));
+        let pool = FramePool::new(Arc::clone(&depot));
+        Self { depot, pool, stats: WorkerStats::new() }
     }
-    bench.end();
 }
 
 /// What the device has of what a frontend shares.
@@ -77,7 +99,7 @@ struct Device {
 }
 
 impl Device {
-    fn new(memory: &DriverMemory, kind: &u8) -> Self {
+    fn new(memory: &DriverMemory, kind: u8) -> Self {
         let map = |file: &File, offset, bytes| {
             Arc::new(MappedRegion::map(file, offset, bytes).expect("it can be mapped"))
         };
@@ -121,20 +143,19 @@ impl Device {
     }
 }
 
-struct Bench {
+struct Bench<'a> {
+    worker: &'a mut Worker,
     memory: DriverMemory,
     device: Device,
     transmit: DriverRing,
     receive: DriverRing,
     queue: VhostUserQueue,
     control: QueueControl,
-    depot: Arc<Depot>,
-    pool: FramePool,
-    stats: WorkerStats,
 }
 
-impl Bench {
+impl<'a> Bench<'a> {
     fn new(
+        worker: &'a mut Worker,
         memory: DriverMemory,
         device: Device,
         mut transmit: DriverRing,
@@ -143,13 +164,8 @@ impl Bench {
         for slot in 0..transmit.shape().size {
             assert!(transmit.write(slot, &[slot.to_le_bytes()[0]; 60]));
         }
-        let config = RegionConfig { frame_count: FRAMES, huge_pages: false, ..Default::default() };
-        let depot = Depot::new(Arc::new(Region::create(&config).expect("there is memory")));
-        let pool = FramePool::new(Arc::clone(&depot));
         let (queue, control) = VhostUserQueue::new(PORT).expect("there are descriptors");
-        let stats = WorkerStats::new();
-        let mut bench =
-            Self { memory, device, transmit, receive, queue, control, depot, pool, stats };
+        let mut bench = Self { worker, memory, device, transmit, receive, queue, control };
         bench.start(None);
         bench
     }
@@ -177,7 +193,7 @@ impl Bench {
     }
 
     fn flush(&mut self) {
-        assert!(self.queue.flush(&mut self.pool, &self.stats).is_ok());
+        assert!(self.queue.flush(&mut self.worker.pool, &self.worker.stats).is_ok());
     }
 
     fn step(&mut self, input: &mut &[u8]) -> Option<()> {
@@ -187,10 +203,10 @@ impl Bench {
             1 => _ = self.receive.offer(u16::from(argument)),
             2 => {
                 let mut burst = Burst::new();
-                self.queue.rx_burst(&mut self.pool, &mut burst);
+                self.queue.rx_burst(&mut self.worker.pool, &mut burst);
                 for packet in burst.drain(..) {
                     assert!((1..=FRAME_BYTES_MAX).contains(&packet.total_bytes()));
-                    self.pool.free_packet(packet);
+                    self.worker.pool.free_packet(packet);
                 }
             }
             3 => self.send(usize::from(argument % 8) + 1, u16::from_le_bytes(take(input)?)),
@@ -238,10 +254,10 @@ impl Bench {
         // The highest bit: a long one.
         let bytes = usize::from(if bytes >> 15 == 0 { bytes % 4096 } else { bytes });
         for _ in 0..count {
-            burst.extend(self.pool.copy_in(&vec![0x5a; bytes + 1], PORT));
+            burst.extend(self.worker.pool.copy_in(&vec![0x5a; bytes + 1], PORT));
         }
-        self.queue.tx_burst(&mut self.pool, &mut burst, &self.stats);
-        burst.drain(..).for_each(|packet| self.pool.free_packet(packet));
+        self.queue.tx_burst(&mut self.worker.pool, &mut burst, &self.worker.stats);
+        burst.drain(..).for_each(|packet| self.worker.pool.free_packet(packet));
     }
 
     /// Writes eight bytes to the first half of either ring's memory, where its areas are.
@@ -329,9 +345,9 @@ impl Bench {
 
     fn end(mut self) {
         self.flush();
-        assert_eq!(self.queue.drain(&mut self.pool, &self.stats), 0);
+        assert_eq!(self.queue.drain(&mut self.worker.pool, &self.worker.stats), 0);
         assert!(self.control.answer().is_some(), "the rings come back");
-        let free = self.pool.frames_cached() + self.depot.frames_free();
+        let free = self.worker.pool.frames_cached() + self.worker.depot.frames_free();
         assert_eq!(free, FRAMES as usize, "a frame is lost");
     }
 }

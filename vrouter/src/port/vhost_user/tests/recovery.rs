@@ -87,12 +87,12 @@ fn a_chain_that_was_not_shown_is_received_whole_by_the_successor() {
         rig.offer_frame(&whole, &[20, 100], false);
         rig.offer_frame(&whole, &[30], false);
         // The engine looked, and did not come to do anything.
-        let mut ring = Ring::new(rig.rx.setup(&rig.memory)).unwrap();
-        match &mut ring.engine {
-            RingEngine::Split(ring) => ring.peek(&mut Heads::new(), 2).unwrap(),
-            RingEngine::Packed(ring) => ring.peek(&mut Heads::new(), 2).unwrap(),
+        let mut former = Ring::new(rig.rx.setup(&rig.memory)).unwrap();
+        match &mut former.engine {
+            RingEngine::Split(split) => split.peek(&mut Heads::new(), 2).unwrap(),
+            RingEngine::Packed(packed) => packed.peek(&mut Heads::new(), 2).unwrap(),
         }
-        drop(ring);
+        drop(former);
         assert_eq!(rig.receive(), [frame(300, 7), frame(300, 7)]);
         while rig.rx.take_used(&rig.memory).is_some() {}
         assert!(rig.rx.offered.is_empty());
@@ -111,13 +111,13 @@ fn a_driver_that_nobody_told_is_told_by_the_successor() {
             RingFeatures { event_index, indirect: true, mergeable: true, version_1: true };
         let mut rig = Rig::new(Shape { format, size: 8, features });
         rig.offer_frame(&[0; 72], &[], false);
-        let mut ring = Ring::new(rig.rx.setup(&rig.memory)).unwrap();
+        let mut former = Ring::new(rig.rx.setup(&rig.memory)).unwrap();
         // It died between the ring and the call.
-        match &mut ring.engine {
-            RingEngine::Split(ring) => die(ring, 1, true),
-            RingEngine::Packed(ring) => die(ring, 1, true),
+        match &mut former.engine {
+            RingEngine::Split(split) => die(split, 1, true),
+            RingEngine::Packed(packed) => die(packed, 1, true),
         };
-        drop(ring);
+        drop(former);
         rig.control.stop().unwrap();
         rig.flush();
         let call = eventfd(0, EventfdFlags::NONBLOCK).unwrap();

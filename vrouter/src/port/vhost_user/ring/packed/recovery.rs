@@ -176,7 +176,9 @@ mod tests {
     fn after_steps(steps: Vec<(Vec<u16>, usize)>) -> Model {
         let mut model = Model::new();
         for (made, used) in steps {
-            made.into_iter().for_each(|slots| model.make_available(slots));
+            for slots in made {
+                model.make_available(slots);
+            }
             model.use_some(used);
         }
         model
@@ -199,7 +201,9 @@ mod tests {
             used in 1..=8_usize,
         ) {
             let mut model = after_steps(steps);
-            last.into_iter().for_each(|slots| model.make_available(slots));
+            for slots in last {
+                model.make_available(slots);
+            }
             let before = model.device;
             let mut ends = vec![before];
             for slots in &model.available {
