@@ -48,8 +48,8 @@ fn inputs(folder: &str, target: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Runs a target's body on each of its seeds, and on each cut short at up to `cuts` lengths; then on
-/// what was learned.
+/// Runs a target's body on each of its seeds, and on each cut short at up to `cuts` lengths; then
+/// on what was learned.
 fn run_seeds(target: &str, cuts: usize, body: fn(&[u8])) {
     let seeds = inputs("seeds", target);
     assert!(!seeds.is_empty());

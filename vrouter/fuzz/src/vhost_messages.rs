@@ -1,9 +1,9 @@
 //! Messages of vhost-user frontends, and noise in their place.
 //!
 //! The input is a conversation: for each message its number, what comes with it, the length of its
-//! body and the body. It is sent over a real socket to a port of a session's own, whose worker moves
-//! packets through whatever rings come of it. Between messages the guest writes to its memory, cuts
-//! it short and kicks. Whatever it does, the next frontend is served.
+//! body and the body. It is sent over a real socket to a port of a session's own, whose worker
+//! moves packets through whatever rings come of it. Between messages the guest writes to its
+//! memory, cuts it short and kicks. Whatever it does, the next frontend is served.
 
 use std::{
     fs::File,

@@ -1,10 +1,10 @@
 //! Virtio rings of a guest that writes what it likes.
 //!
 //! The input picks the rings' shape and says what happens: a well-behaved driver offers buffers,
-//! something else writes anywhere into the shared memory and cuts its file short, a worker receives,
-//! sends, sleeps and flushes, and the session takes the rings back or dies with its engine. Whatever
-//! happens, no packet is longer than it may be, every frame of packet memory comes back, and the
-//! session gets its rings back.
+//! something else writes anywhere into the shared memory and cuts its file short, a worker
+//! receives, sends, sleeps and flushes, and the session takes the rings back or dies with its
+//! engine. Whatever happens, no packet is longer than it may be, every frame of packet memory comes
+//! back, and the session gets its rings back.
 
 use std::{cell::RefCell, fs::File, sync::Arc};
 

@@ -32,9 +32,9 @@ use crate::port::vhost_user::{
 /// Descriptor flags that say whose turn it is (VirtIO 1.2 section 2.8.1).
 const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
-/// Flags of our own in a descriptor that is ours still, for a successor ([`recovery`]): the chain is
-/// done, and not shown yet; the chain's other descriptors are being marked. Bits that the standard
-/// leaves free, in a word that the driver does not look at before it is used.
+/// Flags of our own in a descriptor that is ours still, for a successor ([`recovery`]): the chain
+/// is done, and not shown yet; the chain's other descriptors are being marked. Bits that the
+/// standard leaves free, in a word that the driver does not look at before it is used.
 const DONE: u16 = 1 << 3;
 const BEGUN: u16 = 1 << 4;
 /// Event suppression flags (VirtIO 1.2 section 2.8.10).

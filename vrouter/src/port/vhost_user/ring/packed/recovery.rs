@@ -6,13 +6,14 @@
 //! changes.
 //!
 //! Of a chain of several descriptors a driver is shown the first alone. This device shows the round
-//! in the others, too, so that there is no gap; a ring that another one left with such chains may be
-//! misjudged, unless the frontend keeps notes ([`crate::port::vhost_user::inflight`]).
+//! in the others, too, so that there is no gap; a ring that another one left with such chains may
+//! be misjudged, unless the frontend keeps notes ([`crate::port::vhost_user::inflight`]).
 //!
 //!
 //! A burst is shown all at once, by the word of its first descriptor. Until then that one looks
 //! available, and carries a mark of the device's own: it is done. Another mark is on a chain of
-//! several while its other descriptors are marked; one that was left like that is done again, whole.
+//! several while its other descriptors are marked; one that was left like that is done again,
+//! whole.
 
 use super::{AVAIL, BEGUN, DONE, PackedIndex, USED};
 
