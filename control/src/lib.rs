@@ -29,6 +29,7 @@ pub mod metrics;
 pub mod names;
 pub mod netns;
 pub mod node_policy;
+mod pod_list;
 pub mod pod_network;
 pub mod policy;
 pub mod port_type;

@@ -3,8 +3,8 @@
 use std::{pin::Pin, sync::Arc};
 
 use control_api::node::{
-    Attachment, CniRequest, CniResponse, GetStatusRequest, ListAttachmentsRequest, Status,
-    control_server::Control,
+    Attachment, CniRequest, CniResponse, GetStatusRequest, ListAttachmentsRequest, ListPodsRequest,
+    Pod, Status, control_server::Control,
 };
 use tokio_stream::Stream;
 use tonic::{Request, Response};
@@ -19,6 +19,7 @@ pub struct ControlService(pub Arc<Daemon>);
 impl Control for ControlService {
     type ListAttachmentsStream =
         Pin<Box<dyn Stream<Item = Result<Attachment, tonic::Status>> + Send>>;
+    type ListPodsStream = Pin<Box<dyn Stream<Item = Result<Pod, tonic::Status>> + Send>>;
 
     async fn cni(
         &self,
@@ -41,6 +42,14 @@ impl Control for ControlService {
     ) -> Result<Response<Self::ListAttachmentsStream>, tonic::Status> {
         let listed = self.0.list_attachments().await.map_err(|error| internal(&error))?;
         Ok(Response::new(Box::pin(tokio_stream::iter(listed.into_iter().map(Ok)))))
+    }
+
+    async fn list_pods(
+        &self,
+        _: Request<ListPodsRequest>,
+    ) -> Result<Response<Self::ListPodsStream>, tonic::Status> {
+        let listed = self.0.list_pods().into_iter().map(Ok);
+        Ok(Response::new(Box::pin(tokio_stream::iter(listed))))
     }
 }
 

@@ -9,7 +9,7 @@ use control_api::{
     listen::{SocketLease, reflection_service},
     node::{
         Attachment, CniError, CniRequest, CniResponse, GetStatusRequest, ListAttachmentsRequest,
-        Status,
+        ListPodsRequest, Pod, Status,
         control_server::{Control, ControlServer},
     },
 };
@@ -23,6 +23,7 @@ struct Fixture;
 impl Control for Fixture {
     type ListAttachmentsStream =
         Pin<Box<dyn Stream<Item = Result<Attachment, tonic::Status>> + Send>>;
+    type ListPodsStream = Pin<Box<dyn Stream<Item = Result<Pod, tonic::Status>> + Send>>;
 
     async fn cni(
         &self,
@@ -44,6 +45,13 @@ impl Control for Fixture {
         &self,
         _: Request<ListAttachmentsRequest>,
     ) -> Result<Response<Self::ListAttachmentsStream>, tonic::Status> {
+        Ok(Response::new(Box::pin(tokio_stream::empty())))
+    }
+
+    async fn list_pods(
+        &self,
+        _: Request<ListPodsRequest>,
+    ) -> Result<Response<Self::ListPodsStream>, tonic::Status> {
         Ok(Response::new(Box::pin(tokio_stream::empty())))
     }
 }

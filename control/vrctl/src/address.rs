@@ -50,7 +50,8 @@ pub(crate) fn to_bytes(address: IpAddr) -> Vec<u8> {
     }
 }
 
-fn parse_ip(bytes: &[u8]) -> Option<IpAddr> {
+/// An IP address of 4 or 16 bytes.
+pub(crate) fn parse_ip(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Some(IpAddr::from(v4));
     }

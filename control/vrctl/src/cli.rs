@@ -7,7 +7,8 @@ use clap_complete::Shell;
 use control_api::connect::{CONTROL_SOCKET, ENGINE_SOCKET};
 
 use crate::{
-    explain::ExplainOptions, flows::Protocol, limit::Limit, replay::ReplayOptions, watch::Watch,
+    explain::ExplainOptions, flows::Protocol, limit::Limit, policy::PolicyOptions,
+    replay::ReplayOptions, watch::Watch,
 };
 
 const EXAMPLES: &str = "\
@@ -18,8 +19,9 @@ Examples:
   vrctl flows --pod default/web           the connections of one pod
   vrctl drops --watch                     what is being dropped now, and why
   vrctl drops --trace                     which packets were dropped lately
-  vrctl explain --from shop/client --to shop/web --port 80 --manifests DIR
+  vrctl explain --from shop/client --to shop/web --port 80
                                           may it, and which policy and rule say so
+  vrctl policy diff --manifests DIR       which verdicts would change by these manifests
   vrctl ports --json | jq '.[].name'      the same for programs
 
 Exit codes:
@@ -27,6 +29,7 @@ Exit codes:
   1  the peer answered with an error, or an input file is bad
   2  the command line is wrong
   3  the engine or control cannot be reached
+  4  `policy diff`: verdicts would change
 
 Fields of the JSON output: docs/vrctl.md.";
 
@@ -92,6 +95,8 @@ pub(crate) enum Command {
     /// May this pod open a connection to that one? The verdict of network policy in each direction,
     /// and the policy and rule that it comes from.
     Explain(ExplainOptions),
+    /// What other policies would do, before anything does.
+    Policy(PolicyOptions),
     /// Run a node's pipeline over capture files: offline, unprivileged, the same output for the
     /// same input.
     Replay(ReplayOptions),

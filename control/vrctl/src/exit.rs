@@ -4,7 +4,7 @@ use std::{error::Error, io, process::ExitCode};
 
 use control_api::connect::{ConnectError, HandshakeError};
 
-use crate::{explain::ExplainFailure, replay::ReplayFailure};
+use crate::{explain::ExplainFailure, policy::DiffFailure, replay::ReplayFailure};
 
 /// The peer answered with an error, or an input is bad.
 pub(crate) const ERROR: u8 = 1;
@@ -12,6 +12,8 @@ pub(crate) const ERROR: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 /// The engine or control cannot be reached.
 pub(crate) const UNREACHABLE: u8 = 3;
+/// Verdicts of policy would change.
+pub(crate) const WOULD_CHANGE: u8 = 4;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +53,9 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Explain(#[from] ExplainFailure),
 
+    #[error(transparent)]
+    Diff(#[from] DiffFailure),
+
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
 
@@ -68,6 +73,7 @@ impl Failure {
             | Self::Handshake(HandshakeError::Timeout { .. }) => UNREACHABLE,
             Self::Replay(failure) if failure.is_usage() => USAGE,
             Self::Explain(failure) if failure.is_usage() => USAGE,
+            Self::Diff(DiffFailure::WouldChange { .. }) => WOULD_CHANGE,
             Self::Handshake(_)
             | Self::Replay(_)
             | Self::Explain(_)

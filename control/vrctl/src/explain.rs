@@ -4,7 +4,9 @@
 //! the engine's workers ask it. Here is only what is around them: names, files and words.
 
 mod answer;
+mod direction;
 mod judge;
+mod live;
 mod offline;
 mod options;
 mod probes;
@@ -13,20 +15,31 @@ mod stand_in;
 mod text;
 mod world;
 
-use std::path::PathBuf;
+use std::{error::Error, path::PathBuf};
 
 use control::manifests::ManifestError;
 
-pub(crate) use self::options::ExplainOptions;
+#[cfg(test)]
+pub(crate) use self::answer::Cause;
+pub(crate) use self::{
+    answer::{Answer, EndView, Reason, Verdict, traffic, word},
+    direction::Direction,
+    live::Live,
+    offline::Offline,
+    options::{ExplainOptions, parse_node},
+    question::{EndName, Protocol, Question},
+    world::LocalPod,
+};
 use self::{
     answer::{Entry, Unanswered},
     judge::SetError,
-    offline::Offline,
+    live::LiveError,
+    offline::NearMiss,
     probes::ReadProbesError,
-    question::{Question, QuestionError},
+    question::QuestionError,
     world::ResolveError,
 };
-use crate::{exit::Failure, manifests::Manifests, print::Printer};
+use crate::{exit::Failure, peer::Peers, print::Printer};
 
 /// Why there is no answer, or not to everything.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +62,9 @@ pub(crate) enum ExplainFailure {
     Resolve(#[from] ResolveError),
 
     #[error(transparent)]
+    Live(#[from] LiveError),
+
+    #[error(transparent)]
     Probes(#[from] ReadProbesError),
 
     #[error(
@@ -68,23 +84,42 @@ impl ExplainFailure {
 ///
 /// # Errors
 ///
-/// Fails if a manifest is broken, an end does not exist, or a question cannot be understood. Of a
-/// file's questions all others are answered before.
-pub(crate) fn run(options: &ExplainOptions, printer: &mut Printer) -> Result<(), Failure> {
+/// Fails if a manifest is broken, the engine cannot be asked, an end does not exist, or a question
+/// cannot be understood. Of a file's questions all others are answered before.
+pub(crate) async fn run(
+    options: &ExplainOptions,
+    peers: &Peers,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
     // The questions first: a slip in them should not take as long as a large cluster does.
     let asked = asked(options)?;
-    let folder = &options.manifests;
-    let manifests = Manifests::load(folder)
-        .map_err(|source| ExplainFailure::Manifest { folder: folder.clone(), source })?;
-    let mut offline =
-        Offline::new(&manifests, options.node.as_ref()).map_err(ExplainFailure::from)?;
-    drop(manifests);
+    let Some(folder) = &options.manifests else {
+        let mut live = Live::connect(peers).await?;
+        return match asked {
+            Asked::One(question) => {
+                let mut answers = live.answers(&[&question]).await?;
+                let answer = answers.pop().transpose().map_err(ExplainFailure::from)?;
+                answer.map_or(Ok(()), |answer| print(&answer, options, printer, |_| Vec::new()))
+            }
+            Asked::Many(questions) => {
+                let good: Vec<&Question> = questions.iter().flatten().collect();
+                let mut answers = live.answers(&good).await?.into_iter();
+                print_all(&questions, |_| answers.next(), printer)
+            }
+        };
+    };
+    let mut offline = Offline::open(folder, options.node.as_ref(), &[])?;
     if let Some(node) = options.node.as_ref().filter(|node| !offline.knows(node)) {
         eprintln!("vrctl: no manifest is about a node {node}; its own addresses are not known");
     }
     match asked {
-        Asked::One(question) => one(&question, options, &mut offline, printer),
-        Asked::Many(questions) => many(&questions, &mut offline, printer),
+        Asked::One(question) => {
+            let answer = offline.answer(&question).map_err(ExplainFailure::from)?;
+            print(&answer, options, printer, |direction| offline.near_misses(&question, direction))
+        }
+        Asked::Many(questions) => {
+            print_all(&questions, |question| Some(offline.answer(question)), printer)
+        }
     }
 }
 
@@ -107,38 +142,36 @@ fn asked(options: &ExplainOptions) -> Result<Asked, ExplainFailure> {
     question.map(Asked::One).map_err(ExplainFailure::Question)
 }
 
-fn one(
-    question: &Question,
+fn print(
+    answer: &Answer,
     options: &ExplainOptions,
-    offline: &mut Offline,
     printer: &mut Printer,
+    near_misses: impl FnMut(Direction) -> Vec<NearMiss>,
 ) -> Result<(), Failure> {
-    let answer = offline.answer(question).map_err(ExplainFailure::from)?;
     if printer.is_json() {
-        return printer.object(&answer);
+        return printer.object(answer);
     }
-    let text = text::describe(&answer, options.node.as_ref(), |direction| {
-        offline.near_misses(question, direction)
-    });
+    let text = text::describe(answer, options.node.as_ref(), near_misses);
     printer.text(text.trim_end())
 }
 
-fn many(
+/// Prints a list of answers. `answer` is called once for each question that was understood.
+fn print_all<E: Error>(
     questions: &[Result<Question, QuestionError>],
-    offline: &mut Offline,
+    mut answer: impl FnMut(&Question) -> Option<Result<Answer, E>>,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let answer = |question: &Result<Question, QuestionError>| {
+    let entry = |question: &Result<Question, QuestionError>| {
         let error = match question {
-            Ok(question) => match offline.answer(question) {
-                Ok(answer) => return Entry::Answer(Box::new(answer)),
+            Ok(question) => match answer(question)? {
+                Ok(answer) => return Some(Entry::Answer(Box::new(answer))),
                 Err(error) => error.to_string(),
             },
             Err(error) => error.to_string(),
         };
-        Entry::Error(Unanswered { error })
+        Some(Entry::Error(Unanswered { error }))
     };
-    let entries: Vec<Entry> = questions.iter().map(answer).collect();
+    let entries: Vec<Entry> = questions.iter().filter_map(entry).collect();
     printer.list(&entries)?;
     let mut errors = entries.iter().enumerate().filter_map(|(index, entry)| match entry {
         Entry::Error(unanswered) => Some((index, unanswered.error.clone())),

@@ -18,6 +18,7 @@ mod limit;
 mod manifests;
 mod neighbours;
 mod peer;
+mod policy;
 mod ports;
 mod print;
 mod replay;
@@ -68,7 +69,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Workers(options) => workers::run(&options, &peers, &mut printer).await,
             Command::Status => status::run(&peers, &mut printer).await,
             Command::Attachments => attachments::run(&peers, &mut printer).await,
-            Command::Explain(options) => explain::run(&options, &mut printer),
+            Command::Explain(options) => explain::run(&options, &peers, &mut printer).await,
+            Command::Policy(options) => policy::run(&options, &peers, &mut printer).await,
             Command::Replay(options) => replay::run(&options, &mut printer),
             Command::Completions { shell } => {
                 let mut command = Cli::command();

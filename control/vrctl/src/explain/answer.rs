@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::question::Question;
 use crate::{
     print::Row,
     table::{Column, text},
@@ -12,7 +13,7 @@ use crate::{
 /// Whether a connection may be opened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// It may.
     Allow,
     /// It may not.
@@ -22,7 +23,7 @@ pub(super) enum Verdict {
 /// An entry of the answer to many questions.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub(super) enum Entry {
+pub(crate) enum Entry {
     /// The question was understood.
     Answer(Box<Answer>),
     /// It was not, or an end does not exist.
@@ -31,59 +32,59 @@ pub(super) enum Entry {
 
 /// A question without an answer.
 #[derive(Debug, Serialize)]
-pub(super) struct Unanswered {
+pub(crate) struct Unanswered {
     /// Why.
-    pub(super) error: String,
+    pub(crate) error: String,
 }
 
 /// What the policies of both ends say.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Answer {
-    /// Allow if both directions are.
-    pub(super) verdict: Verdict,
+pub(crate) struct Answer {
+    /// Allow if both directions are. None: who was asked does not judge all of it.
+    pub(crate) verdict: Option<Verdict>,
     /// What the destination's policies say.
-    pub(super) ingress: Verdict,
+    pub(crate) ingress: Option<Verdict>,
     /// What the source's policies say.
-    pub(super) egress: Verdict,
-    pub(super) from: EndView,
-    pub(super) to: EndView,
-    pub(super) protocol: &'static str,
-    pub(super) port: Option<u16>,
-    pub(super) ingress_reason: Reason,
-    pub(super) egress_reason: Reason,
+    pub(crate) egress: Option<Verdict>,
+    pub(crate) from: EndView,
+    pub(crate) to: EndView,
+    pub(crate) protocol: &'static str,
+    pub(crate) port: Option<u16>,
+    pub(crate) ingress_reason: Reason,
+    pub(crate) egress_reason: Reason,
     /// Sentences: what else the reader should know.
-    pub(super) notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 /// An end of the connection.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct EndView {
+pub(crate) struct EndView {
     /// `namespace/name`, if it is a pod.
-    pub(super) pod: Option<String>,
+    pub(crate) pod: Option<String>,
     /// The address that is judged by.
-    pub(super) ip: String,
+    pub(crate) ip: String,
     /// Where it is, if it is in the cluster and that is known.
-    pub(super) node: Option<String>,
+    pub(crate) node: Option<String>,
 }
 
 /// Why one direction is allowed or denied.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Reason {
-    pub(super) cause: Cause,
+pub(crate) struct Reason {
+    pub(crate) cause: Cause,
     /// The node that judges it.
-    pub(super) node: Option<String>,
+    pub(crate) node: Option<String>,
     /// The policies that isolate the end in this direction: `namespace/name`.
-    pub(super) policies: Vec<String>,
+    pub(crate) policies: Vec<String>,
     /// The rule that allows it.
-    pub(super) rule: Option<RuleView>,
+    pub(crate) rule: Option<RuleView>,
     /// A sentence.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 /// What decides a direction.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Cause {
+pub(crate) enum Cause {
     /// A rule allows it.
     Rule,
     /// The end is isolated and no rule allows it.
@@ -98,51 +99,51 @@ pub(super) enum Cause {
     Itself,
     /// The source is the pod's own node.
     OwnNode,
+    /// The end is not on the node that was asked: its own node judges.
+    NotHere,
 }
 
 /// A rule of a policy.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct RuleView {
+pub(crate) struct RuleView {
     /// `namespace/name`.
-    pub(super) policy: String,
+    pub(crate) policy: String,
     /// Its position in the policy's list `spec.ingress` or `spec.egress`, from 0.
-    pub(super) index: Option<u32>,
+    pub(crate) index: Option<u32>,
     /// The rule's peer in the policy: `spec.ingress[0].from[1]`; `spec.ingress[0]` if the rule is
     /// for every peer.
-    pub(super) path: String,
+    pub(crate) path: String,
 }
 
 impl Verdict {
     /// Of what is allowed if `is_allowed`.
-    pub(super) fn of(is_allowed: bool) -> Self {
+    pub(crate) fn of(is_allowed: bool) -> Self {
         if is_allowed { Self::Allow } else { Self::Deny }
-    }
-
-    /// The word in the answer.
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Deny => "deny",
-        }
     }
 }
 
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.word())
+/// A verdict for people.
+pub(crate) fn word(verdict: Option<Verdict>) -> &'static str {
+    match verdict {
+        Some(Verdict::Allow) => "allow",
+        Some(Verdict::Deny) => "deny",
+        None => "unknown",
     }
 }
 
 impl Reason {
-    /// Whether the direction is allowed.
-    pub(super) fn verdict(&self) -> Verdict {
-        Verdict::of(self.cause != Cause::NoRule)
+    /// Whether the direction is allowed; `None` if that is not known.
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
+        match self.cause {
+            Cause::NotHere => None,
+            cause => Some(Verdict::of(cause != Cause::NoRule)),
+        }
     }
 }
 
 impl RuleView {
     /// A rule by its policy and path.
-    pub(super) fn new(policy: &str, path: &str) -> Self {
+    pub(crate) fn new(policy: &str, path: &str) -> Self {
         let index = path.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
         let index = index.and_then(|(digits, _)| digits.parse().ok());
         Self { policy: policy.to_owned(), index, path: path.to_owned() }
@@ -157,7 +158,7 @@ impl fmt::Display for RuleView {
 
 impl EndView {
     /// For people: the pod and its address, or the address alone.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let node = self.node.as_deref();
         match (&self.pod, node) {
             (Some(pod), Some(node)) => format!("{pod} ({}, {node})", self.ip),
@@ -173,14 +174,43 @@ impl EndView {
 }
 
 impl Answer {
+    /// Puts both directions together.
+    pub(crate) fn new(
+        question: &Question,
+        [from, to]: [EndView; 2],
+        egress_reason: Reason,
+        ingress_reason: Reason,
+        notes: Vec<String>,
+    ) -> Self {
+        let (egress, ingress) = (egress_reason.verdict(), ingress_reason.verdict());
+        let verdict = match (egress, ingress) {
+            (Some(Verdict::Deny), _) | (_, Some(Verdict::Deny)) => Some(Verdict::Deny),
+            (Some(Verdict::Allow), Some(Verdict::Allow)) => Some(Verdict::Allow),
+            _ => None,
+        };
+        let (protocol, port) = (question.protocol.word(), question.port);
+        Self {
+            verdict,
+            ingress,
+            egress,
+            from,
+            to,
+            protocol,
+            port,
+            ingress_reason,
+            egress_reason,
+            notes,
+        }
+    }
+
     /// The protocol and the port: `TCP 80`.
-    pub(super) fn traffic(&self) -> String {
+    pub(crate) fn traffic(&self) -> String {
         traffic(self.protocol, self.port)
     }
 }
 
 /// A protocol and a port: `TCP 80`.
-pub(super) fn traffic(protocol: &str, port: Option<u16>) -> String {
+pub(crate) fn traffic(protocol: &str, port: Option<u16>) -> String {
     port.map_or_else(|| protocol.to_owned(), |port| format!("{protocol} {port}"))
 }
 
@@ -204,16 +234,17 @@ impl Row for Entry {
             return cells;
         };
         let denies = [&answer.egress_reason, &answer.ingress_reason];
-        let why = denies.iter().find(|reason| reason.verdict() == Verdict::Deny);
+        let is_denied = |reason: &&&Reason| reason.verdict() == Some(Verdict::Deny);
+        let why = denies.iter().find(is_denied);
         let rules = denies.iter().filter_map(|reason| reason.rule.as_ref());
         let why = match why {
             Some(reason) => reason.text.clone(),
             None => rules.map(ToString::to_string).collect::<Vec<_>>().join(", "),
         };
         vec![
-            answer.verdict.to_string(),
-            answer.egress.to_string(),
-            answer.ingress.to_string(),
+            word(answer.verdict).to_owned(),
+            word(answer.egress).to_owned(),
+            word(answer.ingress).to_owned(),
             answer.from.short().to_owned(),
             answer.to.short().to_owned(),
             answer.traffic(),
@@ -224,6 +255,8 @@ impl Row for Entry {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::documented::assert_documented;
 
@@ -243,18 +276,9 @@ mod tests {
         assert_documented("explain from", &end);
         assert_documented("explain ingress_reason", &reason);
         assert_documented("explain error", &Unanswered { error: String::new() });
-        let answer = Answer {
-            verdict: Verdict::Allow,
-            ingress: Verdict::Allow,
-            egress: Verdict::Allow,
-            from: end.clone(),
-            to: end,
-            protocol: "TCP",
-            port: Some(80),
-            ingress_reason: reason.clone(),
-            egress_reason: reason,
-            notes: Vec::new(),
-        };
+        let question = json!({"from": {"ip": "10.0.0.1"}, "to": {"ip": "10.0.0.2"}, "port": 80});
+        let question = Question::from_json(&question).unwrap();
+        let answer = Answer::new(&question, [end.clone(), end], reason.clone(), reason, Vec::new());
         assert_documented("explain", &answer);
     }
 }

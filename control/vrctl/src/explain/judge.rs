@@ -1,16 +1,15 @@
 //! Policy sets as the engine compiles and asks them.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    net::IpAddr,
     sync::Arc,
 };
 
 use control::policy::Update;
-use control_api::engine as api;
-use ipnet::IpNet;
-use vrouter::policy::{
-    AddressSets, IpBlock, PolicyCompiler, PolicyRule, PolicySetObject, PortRange,
+use vrouter::{
+    config::ApplyError,
+    policy::{AddressSetObject, AddressSets, PolicyCompiler, PolicyRule, PolicySetObject},
 };
 
 /// All sets of a cluster. Each is compiled when it is first asked.
@@ -50,12 +49,10 @@ pub(super) struct Traffic {
     pub(super) port: Option<u16>,
 }
 
-/// A message of the compiler's that the engine would refuse. No manifest leads to one.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("policy set {set} cannot be compiled; this is an error in vrctl, please report it")]
-pub(crate) struct SetError {
-    set: u64,
-}
+/// The engine would refuse what the policies lead to, and enforce the last good state.
+#[derive(Debug, thiserror::Error)]
+#[error("the engine would refuse these policies")]
+pub(crate) struct SetError(#[from] ApplyError);
 
 impl Judge {
     /// Takes over what control's compiler says is in force.
@@ -66,20 +63,25 @@ impl Judge {
     pub(super) fn new(state: Update) -> Result<Self, SetError> {
         let mut address_sets = AddressSets::default();
         for set in state.address_sets {
-            let (v4, rest_v4) = set.ipv4.as_chunks::<4>();
-            let (v6, rest_v6) = set.ipv6.as_chunks::<16>();
-            if !rest_v4.is_empty() || !rest_v6.is_empty() {
-                return Err(SetError { set: set.id });
-            }
-            let v4 = v4.iter().map(|octets| IpAddr::from(*octets));
-            let v6 = v6.iter().map(|octets| IpAddr::from(*octets));
-            address_sets.insert(set.id, v4.chain(v6).collect());
+            let set = AddressSetObject::try_from(set)?;
+            address_sets.insert(set.id, set.addresses.iter().copied().collect());
         }
         let sets = state.policy_sets.into_iter().map(|set| {
-            let id = set.id;
-            object(set).map(|object| (id, Arc::new(object))).ok_or(SetError { set: id })
+            let set = PolicySetObject::try_from(set)?;
+            Ok((set.id, Arc::new(set)))
         });
-        Ok(Self { address_sets, sets: sets.collect::<Result<_, _>>()?, compiled: HashMap::new() })
+        Ok(Self {
+            address_sets,
+            sets: sets.collect::<Result<_, SetError>>()?,
+            compiled: HashMap::new(),
+        })
+    }
+
+    /// Protocols and ports at which some rule begins or ends.
+    pub(super) fn ports(&self) -> BTreeSet<(u8, u16)> {
+        let rules = self.sets.values().flat_map(|set| &set.rules);
+        let ranges = rules.flat_map(|rule| &rule.ports);
+        ranges.flat_map(|it| [(it.protocol, it.first), (it.protocol, it.last)]).collect()
     }
 
     /// Asks a set. `None`: there is none of that number.
@@ -110,46 +112,4 @@ impl Judge {
             (rule, if found.is_some() { Miss::Port } else { Miss::Peer })
         })
     }
-}
-
-fn object(set: api::PolicySet) -> Option<PolicySetObject> {
-    let rules = set.rules.into_iter().map(rule).collect::<Option<Vec<_>>>()?;
-    Some(PolicySetObject {
-        id: set.id,
-        policies: set.policies.into_iter().map(String::into_boxed_str).collect(),
-        rules: rules.into(),
-    })
-}
-
-fn rule(rule: api::PolicyRule) -> Option<PolicyRule> {
-    let range = |ports: &api::ProtocolPorts| {
-        Some(PortRange {
-            protocol: u8::try_from(ports.protocol).ok()?,
-            first: u16::try_from(ports.first).ok()?,
-            last: u16::try_from(ports.last).ok()?,
-        })
-    };
-    Some(PolicyRule {
-        is_any_peer: rule.any_peer,
-        address_sets: rule.address_sets.into(),
-        blocks: rule.blocks.iter().map(block).collect::<Option<_>>()?,
-        ports: rule.ports.iter().map(range).collect::<Option<_>>()?,
-        policy: rule.policy,
-        path: rule.path.into(),
-    })
-}
-
-fn block(block: &api::IpBlock) -> Option<IpBlock> {
-    Some(IpBlock {
-        prefix: prefix(block.block.as_ref()?)?,
-        excepts: block.excepts.iter().map(prefix).collect::<Option<_>>()?,
-    })
-}
-
-fn prefix(prefix: &api::Prefix) -> Option<IpNet> {
-    let address = match prefix.address.len() {
-        4 => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(&*prefix.address).ok()?)),
-        _ => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(&*prefix.address).ok()?)),
-    };
-    IpNet::new(address, u8::try_from(prefix.length).ok()?).ok()
 }

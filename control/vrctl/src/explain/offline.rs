@@ -3,23 +3,27 @@
 //! A connection passes if the node of its source lets it out and the node of its destination lets
 //! it in. Here both are asked, whatever nodes they are on.
 
+use std::{collections::BTreeSet, path::Path};
+
 use control::{
-    cluster::{Cluster, Family},
+    cluster::{Cluster, Family, Pod},
     names::NodeName,
     policy::{Assignment, Compiler, Scope, changes},
 };
 
 use super::{
-    answer::{Answer, Cause, EndView, Reason, RuleView, Verdict, traffic},
-    judge::{Judge, Miss, SetError, Traffic},
+    ExplainFailure,
+    answer::{Answer, Cause, EndView, Reason, RuleView, traffic},
+    direction::Direction,
+    judge::{Judge, Miss, Traffic},
     question::Question,
-    world::{End, Owner, ResolveError, World},
+    world::{End, LocalPod, Owner, ResolveError, World},
 };
 use crate::manifests::Manifests;
 
 /// A cluster that can be asked.
 #[derive(Debug)]
-pub(super) struct Offline {
+pub(crate) struct Offline {
     world: World,
     compiler: Compiler,
     judge: Judge,
@@ -32,26 +36,33 @@ pub(super) struct NearMiss {
     pub(super) why: String,
 }
 
-/// Which way the judged end sees the connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Direction {
-    /// It is the destination.
-    Ingress,
-    /// It is the source.
-    Egress,
-}
-
 impl Offline {
-    /// Compiles the policies of all pods.
+    /// Reads a folder of manifests and compiles the policies of all pods.
     ///
     /// # Errors
     ///
-    /// Fails if the engine would refuse what control compiled.
-    pub(super) fn new(manifests: &Manifests, node: Option<&NodeName>) -> Result<Self, SetError> {
-        let world = World::new(manifests, node);
+    /// Fails if a manifest is broken, or the engine would refuse what control compiled.
+    pub(crate) fn open(
+        folder: &Path,
+        node: Option<&NodeName>,
+        local: &[LocalPod],
+    ) -> Result<Self, ExplainFailure> {
+        let manifests = Manifests::load(folder)
+            .map_err(|source| ExplainFailure::Manifest { folder: folder.to_owned(), source })?;
+        let world = World::new(&manifests, node, local);
         let mut compiler = Compiler::new(Scope::Cluster);
         let state = compiler.apply(changes(&Cluster::default(), world.cluster()));
         Ok(Self { world, compiler, judge: Judge::new(state)? })
+    }
+
+    /// All pods.
+    pub(crate) fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.world.cluster().pods.values()
+    }
+
+    /// Protocols and ports at which some rule begins or ends.
+    pub(crate) fn ports(&self) -> BTreeSet<(u8, u16)> {
+        self.judge.ports()
     }
 
     /// Whether any manifest speaks of a node.
@@ -64,26 +75,15 @@ impl Offline {
     /// # Errors
     ///
     /// Fails if an end does not exist or has no address.
-    pub(super) fn answer(&mut self, question: &Question) -> Result<Answer, ResolveError> {
+    pub(crate) fn answer(&mut self, question: &Question) -> Result<Answer, ResolveError> {
         let Self { world, compiler, judge } = self;
         let [from, to] = world.resolve(question)?;
         let case = Case { world, compiler, question, from: &from, to: &to };
         let egress_reason = case.reason(judge, Direction::Egress);
         let ingress_reason = case.reason(judge, Direction::Ingress);
-        let (egress, ingress) = (egress_reason.verdict(), ingress_reason.verdict());
-        let is_allowed = egress == Verdict::Allow && ingress == Verdict::Allow;
-        Ok(Answer {
-            verdict: Verdict::of(is_allowed),
-            ingress,
-            egress,
-            from: view(&from),
-            to: view(&to),
-            protocol: question.protocol.word(),
-            port: question.port,
-            notes: case.notes(&egress_reason, &ingress_reason),
-            ingress_reason,
-            egress_reason,
-        })
+        let notes = case.notes(&egress_reason, &ingress_reason);
+        let ends = [view(&from), view(&to)];
+        Ok(Answer::new(question, ends, egress_reason, ingress_reason, notes))
     }
 
     /// The rules that might have allowed a direction and do not.
@@ -249,16 +249,6 @@ impl Case<'_> {
     }
 }
 
-impl Direction {
-    /// The word that policies use.
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::Ingress => "ingress",
-            Self::Egress => "egress",
-        }
-    }
-}
-
 fn view(end: &End<'_>) -> EndView {
     let pod = match end.owner {
         Owner::Pod(pod) => Some(pod.name.to_string()),
@@ -280,8 +270,7 @@ fn rule_view(
     set: &vrouter::policy::PolicySetObject,
     rule: &vrouter::policy::PolicyRule,
 ) -> RuleView {
-    let policy = usize::try_from(rule.policy).ok().and_then(|index| set.policies.get(index));
-    RuleView::new(policy.map_or("", |name| name), &rule.path)
+    RuleView::new(set.policy_of(rule), &rule.path)
 }
 
 /// The ports that a rule allows, for people.

@@ -9,8 +9,11 @@ use super::question::{EndName, Protocol};
 
 const EXAMPLES: &str = "\
 Examples:
+  vrctl explain --from shop/client --to shop/web --protocol TCP --port 80
+      may this pod open that connection, and which policy and rule say so? The engine of this node answers for the
+      end that is here
   vrctl explain --from shop/client --to shop/web --protocol TCP --port 80 --manifests DIR
-      may this pod open that connection, and which policy and rule say so?
+      the same for both ends and without a node: by what the manifests say
   vrctl explain --from 203.0.113.7 --to shop/web --port 443 --manifests DIR
       the same for somebody outside the cluster
   vrctl explain --from shop/client --to shop/web --protocol ICMP --family 6 --manifests DIR
@@ -20,6 +23,7 @@ Examples:
 
 A connection needs the consent of both ends: of the policies that isolate its source for egress, and of those that
 isolate its destination for ingress. An end that no policy isolates consents to everything. Replies need no consent.
+Each node judges its own pods: what the engine of this one does not judge is `unknown`.
 
 FILE of --probes is a list of
   {\"from\": {\"pod\": \"ns/name\"} or {\"ip\": \"…\"}, \"to\": {…}, \"protocol\": \"TCP\", \"port\": 80, \"family\": 4}
@@ -58,9 +62,10 @@ pub(crate) struct ExplainOptions {
     /// Answer the questions of a file instead, or of standard input: -
     #[arg(long, value_name = "FILE.json", conflicts_with_all = ["from", "to", "port", "family"])]
     pub(crate) probes: Option<PathBuf>,
-    /// The folder with the cluster's manifests, as control reads it. Nothing else is asked.
+    /// Judge by the manifests of this folder, as control reads it, and ask nobody. Without it the
+    /// engine of this node is asked, for the pods that are here.
     #[arg(long, value_name = "DIR")]
-    pub(crate) manifests: PathBuf,
+    pub(crate) manifests: Option<PathBuf>,
     /// Take pods that are on no node yet to be on this one, and say what it judges. Each end is
     /// judged as its own node would in any case.
     #[arg(long, value_name = "NAME", value_parser = parse_node, requires = "manifests")]
@@ -80,7 +85,12 @@ fn parse_family(text: &str) -> Result<Family, ParseFamilyError> {
     }
 }
 
+/// A node's name as it is.
+///
+/// # Errors
+///
+/// Never.
 #[expect(clippy::unnecessary_wraps, reason = "clap wants a result")]
-fn parse_node(name: &str) -> Result<NodeName, std::convert::Infallible> {
+pub(crate) fn parse_node(name: &str) -> Result<NodeName, std::convert::Infallible> {
     Ok(NodeName::new(name))
 }

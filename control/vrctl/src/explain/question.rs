@@ -140,6 +140,17 @@ impl Protocol {
         }
     }
 
+    /// The protocol of a number in an IP header; `None` if policies cannot tell it from others.
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            132 => Some(Self::Sctp),
+            1 | 58 => Some(Self::Icmp),
+            _ => None,
+        }
+    }
+
     /// The word that policies use.
     pub(crate) fn word(self) -> &'static str {
         match self {

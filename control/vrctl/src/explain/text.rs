@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use control::names::NodeName;
 
 use super::{
-    answer::{Answer, Cause, Reason},
-    offline::{Direction, NearMiss},
+    answer::{Answer, Cause, Reason, word},
+    direction::Direction,
+    offline::NearMiss,
 };
 
 /// Rules that are gone through one by one: a screenful. The object has them all.
@@ -19,7 +20,7 @@ pub(super) fn describe(
     mut near_misses: impl FnMut(Direction) -> Vec<NearMiss>,
 ) -> String {
     let (from, to) = (answer.from.describe(), answer.to.describe());
-    let mut text = format!("{}: {from} to {to}, {}\n\n", answer.verdict, answer.traffic());
+    let mut text = format!("{}: {from} to {to}, {}\n\n", word(answer.verdict), answer.traffic());
     for (direction, reason) in
         [(Direction::Egress, &answer.egress_reason), (Direction::Ingress, &answer.ingress_reason)]
     {
@@ -29,7 +30,7 @@ pub(super) fn describe(
             text,
             "{:<8} {:<5}  {}{judged}",
             direction.word(),
-            reason.verdict(),
+            word(reason.verdict()),
             reason.text
         );
         if reason.cause == Cause::Rule && reason.policies.len() > 1 {

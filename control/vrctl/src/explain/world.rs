@@ -39,6 +39,14 @@ pub(super) struct End<'a> {
     pub(super) owner: Owner<'a>,
 }
 
+/// A pod that is attached to this node, whatever its manifest says.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalPod {
+    pub(crate) name: PodName,
+    pub(crate) node: Option<NodeName>,
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
 /// To whom an address belongs.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Owner<'a> {
@@ -71,9 +79,14 @@ pub(crate) enum ResolveError {
 impl World {
     /// The cluster of a folder of manifests.
     ///
-    /// Pods that are on no node yet are taken to be on `node`, if one is given.
-    pub(super) fn new(manifests: &Manifests, node: Option<&NodeName>) -> Self {
+    /// Pods that are on no node yet are taken to be on `node`, if one is given. Pods of `local` have
+    /// these addresses, and no labels if there is no manifest of theirs.
+    pub(super) fn new(manifests: &Manifests, node: Option<&NodeName>, local: &[LocalPod]) -> Self {
         let (mut cluster, pardons, refused) = pardon(manifests);
+        for found in local {
+            let pod = cluster.pods.entry(found.name.clone()).or_insert_with(|| found.unlabelled());
+            pod.addresses.clone_from(&found.addresses);
+        }
         if let Some(node) = node {
             for pod in cluster.pods.values_mut().filter(|pod| pod.node.is_none()) {
                 pod.node = Some(node.clone());
@@ -206,6 +219,21 @@ impl World {
             (false, more) => {
                 format!("those of namespace {namespace} are {} and {more} more", names.join(", "))
             }
+        }
+    }
+}
+
+impl LocalPod {
+    fn unlabelled(&self) -> Pod {
+        Pod {
+            name: self.name.clone(),
+            node: self.node.clone(),
+            addresses: Vec::new(),
+            host_network: false,
+            labels: BTreeMap::new(),
+            named_ports: Vec::new(),
+            port_type: None,
+            shared_dir: None,
         }
     }
 }

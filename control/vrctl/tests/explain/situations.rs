@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, end, namespace, node, pod, policy};
+use crate::{
+    packets::{First, send},
+    scene::{Scene, end, namespace, node, pod, policy},
+};
 
 /// A cluster and what holds in it.
 pub(crate) struct Situation {
@@ -421,6 +424,33 @@ fn explain_knows_the_api_s_text() {
             assert_eq!(denier, ask.3, "{}: {ask:?}: {answer:#}", situation.name);
             let verdict = if ask.3 == "-" { "allow" } else { "deny" };
             assert_eq!(answer["verdict"], verdict);
+        }
+    }
+}
+
+/// The same as packets: who denies is the end whose node drops them.
+#[test]
+fn packets_pass_as_the_api_s_text_says() {
+    for situation in all() {
+        let scene = situation.scene();
+        let probes: Vec<_> = situation.asks.iter().map(probe).collect();
+        let answers = scene.all(&probes);
+        let first = |(probe, answer): (&Value, &Value)| First {
+            from: answer["from"]["ip"].as_str().unwrap().parse().unwrap(),
+            to: answer["to"]["ip"].as_str().unwrap().parse().unwrap(),
+            protocol: probe["protocol"].as_str().unwrap().to_owned(),
+            port: probe["port"].as_u64().map(|port| u16::try_from(port).unwrap()),
+        };
+        let packets: Vec<_> = probes.iter().zip(&answers).map(first).collect();
+        let fates = send(&scene.folder.path().join("manifests"), &packets);
+        for ((ask, fate), answer) in situation.asks.iter().zip(&fates).zip(&answers) {
+            // The first that denies drops it.
+            let expected = if ask.3 == "both" { "egress" } else { ask.3 };
+            assert_eq!(fate.denier(), expected, "{}: {ask:?}: {fate:?}", situation.name);
+            let is_in_cluster = answer["to"]["node"].is_string();
+            if expected == "-" && is_in_cluster {
+                assert!(fate.delivered_to.is_some(), "{}: {ask:?}: {fate:?}", situation.name);
+            }
         }
     }
 }

@@ -6,12 +6,16 @@ use std::{
     net::Ipv4Addr,
     path::Path,
     process::Command,
+    thread,
 };
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, namespace, probe};
+use crate::{
+    packets::{First, send},
+    scene::{Scene, namespace, probe},
+};
 
 const FILE: &str = "../../../shared/vectors/netpol-v4-even.json.xz";
 
@@ -165,4 +169,95 @@ fn explain_comes_to_the_verdicts_of_another_implementation() {
         }
     }
     assert_eq!((count, undefined, shared_addresses), (62_565, 6_945, 1));
+}
+
+impl Step {
+    /// The pods on a node for each block of 256 addresses that they are in, so that packets go
+    /// within nodes and between them. Where two have one address, the later one gets the next.
+    fn on_nodes(&self) -> (Scene, BTreeMap<String, Ipv4Addr>) {
+        let mut taken = BTreeSet::new();
+        let mut addresses = Vec::new();
+        for pod in &self.pods {
+            let mut address = pod.ip;
+            while !taken.insert(address) {
+                address = Ipv4Addr::from_bits(address.to_bits() + 1);
+            }
+            addresses.push(address);
+        }
+        let third = |address: &Ipv4Addr| address.octets()[2];
+        let node = |number: u8| {
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("node-{number}")},
+                "spec": {"podCIDRs": [format!("192.168.{number}.0/24")]},
+                "status": {"addresses": [
+                    {"type": "InternalIP", "address": format!("192.0.2.{}", number + 1)}]}})
+        };
+        let blocks: BTreeSet<u8> = addresses.iter().map(third).collect();
+        let place = |index: usize, _: &CasePod| {
+            let address = addresses[index];
+            let spec = json!({"nodeName": format!("node-{}", third(&address))});
+            (spec, json!({"podIPs": [{"ip": address}]}))
+        };
+        let mut objects = self.objects(place);
+        objects.extend(blocks.into_iter().map(node));
+        let names = self.pods.iter().map(|pod| format!("{}/{}", pod.namespace, pod.name));
+        (Scene::new(&objects), names.zip(addresses.iter().copied()).collect())
+    }
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+fn packets_meet_the_verdicts_of_another_implementation() {
+    let cases = match cases() {
+        Ok(cases) => cases,
+        Err(why) => return eprintln!("SKIPPED: {why}"),
+    };
+    // Two at a time: engines without optimization take their time.
+    let half = cases.len() / 2;
+    let halves = [&cases[..half], &cases[half..]];
+    let count: usize = thread::scope(|scope| {
+        let threads =
+            halves.map(|cases| scope.spawn(|| cases.iter().map(Case::send).sum::<usize>()));
+        threads.map(|thread| thread.join().unwrap()).into_iter().sum()
+    });
+    assert_eq!(count, 44_940 + 10_680, "packets");
+}
+
+impl Case {
+    /// Sends a packet for each verdict, and returns how many there were.
+    fn send(&self) -> usize {
+        let mut count = 0;
+        for (index, step) in self.steps.iter().enumerate() {
+            let (scene, addresses) = step.on_nodes();
+            let expected: Vec<_> = step.expected.iter().filter(|it| it.is_defined()).collect();
+            let first = |expected: &&Expected| First {
+                from: addresses[&expected.from].into(),
+                to: addresses[&expected.to].into(),
+                protocol: expected.protocol.clone(),
+                port: Some(expected.port),
+            };
+            let packets: Vec<_> = expected.iter().map(first).collect();
+            let fates = send(&scene.folder.path().join("manifests"), &packets);
+            for (expected, fate) in expected.iter().zip(&fates) {
+                // The first that denies drops it.
+                let [_, ingress, egress] = expected.words();
+                let denier = match (egress, ingress) {
+                    ("deny", _) => "egress",
+                    (_, "deny") => "ingress",
+                    _ => "-",
+                };
+                let to = (denier == "-").then_some(&expected.to);
+                assert!(
+                    fate.denier() == denier && fate.delivered_to.as_ref() == to,
+                    "{}, step {index}: {} to {} {} {}: {fate:?}",
+                    self.description,
+                    expected.from,
+                    expected.to,
+                    expected.protocol,
+                    expected.port
+                );
+            }
+            count += expected.len();
+        }
+        count
+    }
 }

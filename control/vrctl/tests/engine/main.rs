@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic, too")]
 
+mod policy;
+
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output},
@@ -36,7 +38,12 @@ impl Drop for Engine {
 }
 
 impl Engine {
+    /// With one pod and no policy.
     fn start() -> Self {
+        Self::start_with(one_pod())
+    }
+
+    fn start_with(objects: Vec<Object>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let child = Command::new(vrouter())
             .arg("--socket")
@@ -45,7 +52,7 @@ impl Engine {
             .spawn()
             .unwrap();
         let engine = Self { child, folder };
-        engine.program();
+        engine.program(objects);
         engine
     }
 
@@ -53,8 +60,8 @@ impl Engine {
         self.folder.path().join("engine.sock")
     }
 
-    /// Waits for the engine, and gives it a pod.
-    fn program(&self) {
+    /// Waits for the engine, and gives it these objects.
+    fn program(&self, objects: Vec<Object>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let deadline = Instant::now() + PATIENCE;
@@ -66,25 +73,9 @@ impl Engine {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             };
             handshake(&mut client, "test").await.unwrap();
-            let pod = Port {
-                name: "default/web".into(),
-                role: port::Role::Guest.into(),
-                addresses: vec![vec![10, 244, 1, 10]],
-                mac: vec![0x0a, 0x58, 10, 244, 1, 10],
-                backend: Some(port::Backend::Memory(MemoryBackend {})),
-                ..Port::default()
-            };
-            let vrf = Vrf {
-                name: "default".into(),
-                gateway_addresses: vec![vec![10, 244, 1, 1]],
-                gateway_mac: vec![0x0a, 0x58, 10, 244, 1, 1],
-                ..Vrf::default()
-            };
-            let upserts =
-                [Kind::Vrf(vrf), Kind::Port(pod)].map(|kind| Object { kind: Some(kind) }).into();
             let parts = [
                 Part::Header(ApplyHeader { generation: 1, full_sync: true }),
-                Part::Objects(ObjectBatch { upserts, deletes: Vec::new() }),
+                Part::Objects(ObjectBatch { upserts: objects, deletes: Vec::new() }),
             ];
             let requests = parts.map(|part| ApplyRequest { part: Some(part) });
             client.apply(tokio_stream::iter(requests)).await.unwrap();
@@ -113,6 +104,24 @@ impl Engine {
         assert!(output.status.success(), "{arguments:?}");
         String::from_utf8(output.stdout).unwrap()
     }
+}
+
+fn one_pod() -> Vec<Object> {
+    let pod = Port {
+        name: "default/web".into(),
+        role: port::Role::Guest.into(),
+        addresses: vec![vec![10, 244, 1, 10]],
+        mac: vec![0x0a, 0x58, 10, 244, 1, 10],
+        backend: Some(port::Backend::Memory(MemoryBackend {})),
+        ..Port::default()
+    };
+    let vrf = Vrf {
+        name: "default".into(),
+        gateway_addresses: vec![vec![10, 244, 1, 1]],
+        gateway_mac: vec![0x0a, 0x58, 10, 244, 1, 1],
+        ..Vrf::default()
+    };
+    [Kind::Vrf(vrf), Kind::Port(pod)].map(|kind| Object { kind: Some(kind) }).into()
 }
 
 /// The engine's program. Built here, since cargo builds only this package's, unless `VROUTER_BIN`
