@@ -60,12 +60,14 @@ pub fn policy_set(id: u64, rules: u32) -> api::PolicySet {
     }
 }
 
-fn rule(index: u32) -> api::PolicyRule {
+fn rule(policy: u32) -> api::PolicyRule {
+    // The first names address sets.
+    let index = policy + 1;
     let ports = |first: u32, last: u32| api::ProtocolPorts { protocol: 6, first, last };
     let first = 1000 + index % 1000 * 60;
     let mut rule = api::PolicyRule {
         ports: vec![ports(80, 80), ports(443, 443), ports(first, first + 50)],
-        policy: index,
+        policy,
         path: format!("spec.ingress[0].from[{index}]"),
         ..api::PolicyRule::default()
     };

@@ -25,14 +25,14 @@ const REPLAY_FRAGMENTS_MAX: u32 = 1 << 10;
 pub struct FlowAction {
     next_hop: u32,
     next_hop_generation: u16,
-    /// Bits: [`FlowAction::NO_ROUTE`], [`FlowAction::LOCAL_SOURCE`].
+    /// Bits: [`FlowAction::NO_ROUTE`], [`FlowAction::LOCAL_SOURCE`], [`FlowAction::DENIED`].
     flags: u16,
     ingress_index: u16,
     ingress_generation: u16,
 }
 
 impl Action for FlowAction {
-    const LAYOUT: u32 = 2;
+    const LAYOUT: u32 = 3;
 }
 
 impl FlowAction {
@@ -41,6 +41,10 @@ impl FlowAction {
     /// The direction's source is an address of this node's own: its packets never come from the
     /// fabric.
     const LOCAL_SOURCE: u16 = 2;
+
+    /// Policy does not allow the connection any more. There is no way either: each packet asks
+    /// again, which tells why, and whether it still is so.
+    const DENIED: u16 = 4;
 
     /// The action that sends packets along `way`. `ingress` is where the connection's first packet
     /// came in.
@@ -62,6 +66,19 @@ impl FlowAction {
     pub fn next_hop(&self) -> Option<(NextHopIndex, u16)> {
         let has_route = self.flags & Self::NO_ROUTE == 0;
         has_route.then_some((NextHopIndex(self.next_hop), self.next_hop_generation))
+    }
+
+    /// What is left of the action once policy does not allow the connection any more.
+    #[must_use]
+    pub(crate) fn denied(self) -> Self {
+        Self { flags: self.flags | Self::NO_ROUTE | Self::DENIED, ..self }
+    }
+
+    /// Whether policy ended the connection, which is remembered so that neither side can open it
+    /// anew as one of its own.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.flags & Self::DENIED != 0
     }
 
     /// Whether packets of the direction come from an address of this node's own.

@@ -127,7 +127,7 @@ impl<'a> Pass<'a> {
             Some((index, hop)) => self.forward(packet, headers, index, hop, hash.0),
             // There was no way, or its slot has another user: the action is of another
             // configuration.
-            None => self.judge_again(packet, headers, hash, flow),
+            None => self.judge_flow(packet, headers, hash, flow, true),
         }
     }
 

@@ -72,7 +72,6 @@ impl PolicyScope {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "takes 16 bits")]
 fn scope(words: [u64; 3]) -> ScopeId {
     let hash = words.into_iter().fold(0, |hash: u64, word| {
         // 2^64 over the golden ratio: each step carries low bits into high ones.

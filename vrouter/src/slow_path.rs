@@ -54,6 +54,14 @@ struct Decision {
     scopes: Scopes,
 }
 
+/// Why there is no decision.
+enum Undecided {
+    /// There is no way to the destination.
+    NoWay(Refusal),
+    /// Policy denies the connection; and what that depends on.
+    Denied(Refusal, Scopes),
+}
+
 impl Decision {
     fn actions(&self, ingress: crate::port::PortRef) -> [FlowAction; 2] {
         let [forward_is_local, reply_is_local] = self.is_local;
@@ -118,7 +126,9 @@ impl Pass<'_> {
         let forward = headers.key();
         let reply = forward.reversed();
         let reply_hash = self.flows.hash(&reply);
-        let decision = self.decide_both(&forward, hash, &reply, reply_hash)?;
+        let decision = self
+            .decide_both(&forward, hash, &reply, reply_hash)
+            .map_err(|(Undecided::NoWay(refusal) | Undecided::Denied(refusal, _))| refusal)?;
         self.check_fabric_source(headers, decision.has_local_source(Direction::Forward))?;
         if self.is_discard(decision.forward) {
             // Nothing to remember: the route says it to each packet.
@@ -193,13 +203,25 @@ impl Pass<'_> {
 
     /// A packet of a flow that depends on something that changed since: the connection gets new
     /// actions, or ends.
-    #[cold]
     pub(crate) fn judge_again(
         &mut self,
         packet: Packet,
         headers: &Headers,
         hash: FlowHash,
         flow: FlowRef,
+    ) {
+        self.judge_flow(packet, headers, hash, flow, false);
+    }
+
+    /// The same of a flow that has no way; its packet may be recorded already.
+    #[cold]
+    pub(crate) fn judge_flow(
+        &mut self,
+        packet: Packet,
+        headers: &Headers,
+        hash: FlowHash,
+        flow: FlowRef,
+        is_recorded: bool,
     ) {
         let keys = (self.worker.original_key(flow), self.worker.reply_key(flow));
         let (Some(original), Some(reply)) = keys else {
@@ -208,9 +230,16 @@ impl Pass<'_> {
         let hashes = (self.flows.hash(&original), self.flows.hash(&reply));
         let decision = match self.decide_both(&original, hashes.0, &reply, hashes.1) {
             Ok(decision) => decision,
-            Err(refusal) => {
+            Err(Undecided::NoWay(refusal)) => {
                 let _ = self.worker.remove(flow);
                 return self.refuse_routing(packet, headers, refusal);
+            }
+            Err(Undecided::Denied(refusal, scopes)) => {
+                // A flow that has no way is one that was closed before, unless it is stale.
+                if !is_recorded {
+                    self.close(flow, scopes);
+                }
+                return self.refuse(packet, refusal);
             }
         };
         let has_local_source = decision.has_local_source(flow.direction());
@@ -232,17 +261,32 @@ impl Pass<'_> {
             Revalidation::Revalidated(flow) | Revalidation::Newer(flow) => flow,
             Revalidation::Gone | Revalidation::Deferred => flow,
         };
-        let recorded = self.worker.record(flow, &headers.facts(), self.ticks);
-        if let Some(flowtable::Verdict::Invalid(reason)) = recorded.map(|recorded| recorded.verdict)
-        {
-            return self.drop_packet(packet, DropReason::FlowInvalid, Detail::Invalid { reason });
+        if !is_recorded {
+            let recorded = self.worker.record(flow, &headers.facts(), self.ticks);
+            let verdict = recorded.map(|recorded| recorded.verdict);
+            if let Some(flowtable::Verdict::Invalid(reason)) = verdict {
+                let detail = Detail::Invalid { reason };
+                return self.drop_packet(packet, DropReason::FlowInvalid, detail);
+            }
+            self.note_fragment(headers, flow);
         }
-        self.note_fragment(headers, flow);
         if let Some(way) = decision.way(flow.direction()) {
             self.send_along(packet, headers, hash, way);
         } else {
             let refusal = self.without_route(headers.vrf, headers.destination);
             self.refuse_routing(packet, headers, refusal);
+        }
+    }
+
+    /// Policy does not allow a connection any more. Its record stays for its time: if it went, an
+    /// answer that is still sent would count as a connection of the answering side, and bring the
+    /// other side's packets through as its answers.
+    fn close(&mut self, flow: FlowRef, scopes: Scopes) {
+        let version = self.config_view().version;
+        if let Some(actions) = self.worker.actions(flow) {
+            let actions = actions.map(FlowAction::denied);
+            // If it cannot be changed now, its next packet finds it as stale as this one did.
+            let _ = self.worker.revalidate(flow, &actions, version, scopes);
         }
     }
 
@@ -252,7 +296,7 @@ impl Pass<'_> {
         forward_hash: FlowHash,
         reply: &FlowKey,
         reply_hash: FlowHash,
-    ) -> Result<Decision, Refusal> {
+    ) -> Result<Decision, Undecided> {
         let snapshot = self.snapshot;
         let vrf = VrfIndex(forward.vrf());
         let (source, destination) = (reply.destination(), forward.destination());
@@ -266,25 +310,28 @@ impl Pass<'_> {
             protocol: forward.protocol(),
             destination_port: forward.destination_port(),
         };
+        let of_route = |address, found| RouteScope::of_lookup(vrf, address, found).id();
+        let routes = [of_route(destination, there), of_route(source, back)];
+        let scopes = |through| {
+            let [there, back] = routes;
+            Scopes([there, back, policy_scope(from), policy_scope(through)])
+        };
         let verdict = snapshot.judge_egress(&connection, from, to);
-        admit(&verdict, &connection, DropReason::PolicyEgressDenied)?;
-        let forward = self.decide(vrf, destination, there, forward_hash)?;
+        admit(&verdict, &connection, DropReason::PolicyEgressDenied)
+            .map_err(|refusal| Undecided::Denied(refusal, scopes(to)))?;
+        let forward =
+            self.decide(vrf, destination, there, forward_hash).map_err(Undecided::NoWay)?;
         let through = snapshot.port_through(forward.next_hop);
+        let scopes = scopes(through);
         let verdict = snapshot.judge_ingress(&connection, from, through);
-        admit(&verdict, &connection, DropReason::PolicyIngressDenied)?;
+        admit(&verdict, &connection, DropReason::PolicyIngressDenied)
+            .map_err(|refusal| Undecided::Denied(refusal, scopes))?;
         let reply = self.decide(vrf, source, back, reply_hash).ok();
         let is_local = [
             from.is_some() || self.is_gateway_of(vrf, source),
             to.is_some() || self.is_gateway_of(vrf, destination),
         ];
-        let of_route = |address, found| RouteScope::of_lookup(vrf, address, found).id();
-        let scopes = [
-            of_route(destination, there),
-            of_route(source, back),
-            policy_scope(from),
-            policy_scope(through),
-        ];
-        Ok(Decision { forward, reply, is_local, scopes: Scopes(scopes) })
+        Ok(Decision { forward, reply, is_local, scopes })
     }
 
     /// Decides where a packet of no flow goes.

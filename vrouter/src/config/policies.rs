@@ -35,6 +35,7 @@ pub const ADDRESS_SETS_MAX: usize = 1 << 16;
 
 /// What a batch says about policy.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_field_names, reason = "two kinds of sets, each with what goes")]
 pub(super) struct PolicyChanges {
     pub(super) address_sets: BTreeMap<u64, AddressSetObject>,
     pub(super) policy_sets: BTreeMap<u64, PolicySetObject>,
@@ -185,7 +186,7 @@ impl Policies {
         }
         let mut moved: HashMap<u64, Vec<IpAddr>> = HashMap::new();
         for (id, set) in changes.address_sets {
-            moved.insert(id, self.addresses.insert_sorted(id, set.addresses));
+            moved.insert(id, self.addresses.insert_sorted(id, &set.addresses));
         }
         for id in changes.deleted_address_sets {
             moved.insert(id, self.addresses.remove(id));

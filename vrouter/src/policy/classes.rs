@@ -31,14 +31,14 @@ pub struct AddressSets {
 impl AddressSets {
     /// Puts a set in place of the one of that number. Returns the addresses that came or went.
     pub fn insert(&mut self, id: u64, addresses: BTreeSet<IpAddr>) -> Vec<IpAddr> {
-        self.insert_sorted(id, addresses.into_iter().collect())
+        self.insert_sorted(id, &addresses.into_iter().collect())
     }
 
     /// As [`Self::insert`], with addresses that are ascending, each once.
-    pub(crate) fn insert_sorted(&mut self, id: u64, addresses: Arc<[IpAddr]>) -> Vec<IpAddr> {
-        let before = self.sets.insert(id, Arc::clone(&addresses)).unwrap_or_default();
+    pub(crate) fn insert_sorted(&mut self, id: u64, addresses: &Arc<[IpAddr]>) -> Vec<IpAddr> {
+        let before = self.sets.insert(id, Arc::clone(addresses)).unwrap_or_default();
         let mut changed = Vec::new();
-        for (address, is_new) in differences(&before, &addresses) {
+        for (address, is_new) in differences(&before, addresses) {
             if is_new {
                 self.members.entry(address).or_default().insert(id);
             } else {

@@ -18,7 +18,7 @@ fn delete_route(prefix: [u8; 4], length: u32) -> api::object_key::Kind {
 }
 
 /// A TCP segment between pods 10 and 11 of node `a`.
-fn tcp(
+pub(crate) fn tcp(
     (from, to): (u8, u8),
     (sequence, acknowledgement): (u32, Option<u32>),
     flags: &str,

@@ -48,7 +48,7 @@ fn isolated(name: &str, address: &str, ingress_policy: u64) -> api::Port {
     api::Port { ingress_policy, ..guest(name, &[address]) }
 }
 
-/// `default/b`, 10.244.1.3, takes TCP port 80 from 10.244.2.7 and fd00::7.
+/// `default/b`, 10.244.1.3, takes TCP port 80 from 10.244.2.7 and `fd00::7`.
 fn isolating() -> Vec<api::Object> {
     let mut objects = base();
     objects.extend([

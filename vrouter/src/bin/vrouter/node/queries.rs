@@ -165,6 +165,7 @@ impl Names {
 
     fn way(&self, action: &FlowAction) -> String {
         match action.next_hop() {
+            None if action.is_denied() => "denied by policy".to_owned(),
             None => "no route".to_owned(),
             Some((NextHopIndex::UNREACHABLE, _)) => "unreachable".to_owned(),
             Some((NextHopIndex::BLACKHOLE, _)) => "blackhole".to_owned(),
