@@ -15,7 +15,10 @@ use control_api::{
 };
 use serde::Deserialize;
 
-use crate::{names::NodeName, port_type::PortType};
+use crate::{
+    names::NodeName,
+    port_type::{PortType, UnknownPortType},
+};
 
 /// Where the file is unless told otherwise.
 pub const CONFIG_PATH: &str = "/etc/vrouter/vrouter.toml";
@@ -203,7 +206,9 @@ impl Section {
             uplink_queues,
             pod_mtu_bytes: self.pod_mtu_bytes,
             pod_queues: self.pod_queues,
-            pod_port_type: parse_port_type("pod_port_type", self.pod_port_type.as_deref())?,
+            pod_port_type: self
+                .pod_port_type
+                .map_or(Ok(PortType::default()), |text| parse_port_type("pod_port_type", &text))?,
             host_port_type: parse_host_port_type(self.host_port_type.as_deref())?,
             kubelet_dir: self.kubelet_dir.unwrap_or_else(|| "/var/lib/kubelet".into()),
             metrics: parse_metrics(self.metrics.as_deref())?,
@@ -269,15 +274,13 @@ fn parse_mode(text: Option<&str>) -> Result<Mode, (&'static str, String)> {
     }
 }
 
-fn parse_port_type(
-    key: &'static str,
-    text: Option<&str>,
-) -> Result<PortType, (&'static str, String)> {
-    text.map_or(Ok(PortType::default()), str::parse).map_err(|error| (key, error.to_string()))
+fn parse_port_type(key: &'static str, text: &str) -> Result<PortType, (&'static str, String)> {
+    text.parse().map_err(|error: UnknownPortType| (key, error.to_string()))
 }
 
+/// A change makes `vrhost0` anew, so this default is not that of pods (design note 0016).
 fn parse_host_port_type(text: Option<&str>) -> Result<PortType, (&'static str, String)> {
-    match parse_port_type("host_port_type", text)? {
+    match text.map_or(Ok(PortType::Veth), |text| parse_port_type("host_port_type", text))? {
         PortType::VhostUser => {
             let reason = "the node's own stack has no vhost-user: \"veth\" or \"tap\"".to_owned();
             Err(("host_port_type", reason))
@@ -346,6 +349,7 @@ mod tests {
         assert_eq!(config.socket, Path::new("/run/vrouter/control.sock"));
         assert_eq!(config.metrics.unwrap().to_string(), "127.0.0.1:9301");
         assert!(!config.node_name.as_str().is_empty());
+        assert_eq!((config.pod_port_type, config.host_port_type), (PortType::Tap, PortType::Veth));
         let error = parse("[control]\n").unwrap_err();
         assert!(error.to_string().contains("control.uplink: missing"), "{error}");
     }

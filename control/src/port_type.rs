@@ -12,9 +12,9 @@ pub const PORT_TYPE_ANNOTATION: &str = "vrouter.io/port-type";
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum PortType {
     /// A veth pair; the engine has the node's end over AF_XDP.
-    #[default]
     Veth,
-    /// A TAP device in the pod.
+    /// A TAP device in the pod: several times a veth pair's TCP (design note 0016).
+    #[default]
     Tap,
     /// A vhost-user socket in a volume of the pod.
     VhostUser,

@@ -92,7 +92,7 @@ fn pods_with_ordinary_sockets_are_measured_beside_the_kernel() {
     let cases = ["pods-tcp-8", "nodes-tcp-1", "pods-round-trips"];
     let output = Command::new(env!("CARGO_BIN_EXE_vrouter-perf"))
         .arg("compare")
-        .args(cases.iter().flat_map(|case| ["--case", case]))
+        .args(cases.iter().chain(&["idle-taps"]).flat_map(|case| ["--case", case]))
         .args(["--rounds", "1", "--seconds", "0.1", "--json", "-"])
         .output()
         .unwrap();
@@ -109,5 +109,8 @@ fn pods_with_ordinary_sockets_are_measured_beside_the_kernel() {
         let goals = rows.iter().filter(|row| row["case"] == case && row["goal"].is_number());
         assert_eq!(goals.count(), 1, "{case}");
     }
+    let is_idle = |row: &&Value| row["case"] == "idle-taps";
+    let units: Vec<_> = rows.iter().filter(is_idle).map(|row| row["unit"].clone()).collect();
+    assert_eq!(units, ["cycles/poll", "cycles/poll", "% of a CPU", "% of a CPU", "KiB/port"]);
     assert!(!namespaces_left());
 }

@@ -172,7 +172,16 @@ impl Node {
         self.write_manifest(&format!("{name}.yaml"), &text);
     }
 
+    /// As [`Self::write_bare_config`], with pods behind veth pairs unless `rest` says otherwise:
+    /// these have an end in the node's namespace, which tests can look at.
     pub(crate) fn write_config(&self, rest: &str) {
+        let port_type =
+            if rest.contains("pod_port_type") { "" } else { "pod_port_type = 'veth'\n" };
+        self.write_bare_config(&format!("{port_type}{rest}"));
+    }
+
+    /// A configuration with what the node needs, and `rest` in `[control]`.
+    pub(crate) fn write_bare_config(&self, rest: &str) {
         let path = |name| self.path(name).display().to_string();
         let text = format!(
             "[engine]\nsocket = '{engine}'\nmetrics = ''\n\

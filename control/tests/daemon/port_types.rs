@@ -110,7 +110,8 @@ async fn a_pod_is_attached_by_a_tap_device_checked_and_detached() {
 async fn who_says_the_port_type_is_the_network_then_the_pod_then_the_node() {
     need_namespaces!();
     let mut node = Node::new(RANGES);
-    node.write_config("pod_port_type = 'tap'");
+    // What it is where nobody says anything.
+    node.write_bare_config("");
     let engine = FixtureEngine::start(&node.engine_socket(), 1);
     node.start().await;
     node.until_in_step().await;

@@ -101,10 +101,12 @@ pub(crate) enum CompareCase {
     NodesTcp8Bbr,
     /// Round trips of one byte over TCP from one pod to another of the node.
     PodsRoundTrips,
+    /// Our engine with 250 TAP ports that nobody uses, beside none.
+    IdleTaps,
 }
 
 impl CompareCase {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Forward,
         Self::VxlanEncap,
         Self::Conntrack,
@@ -120,6 +122,7 @@ impl CompareCase {
         Self::NodesTcp1Bbr,
         Self::NodesTcp8Bbr,
         Self::PodsRoundTrips,
+        Self::IdleTaps,
     ];
 
     /// Whether packets come in and leave on veths, and not from and to memory.
@@ -140,6 +143,7 @@ impl CompareCase {
             Self::NodesTcp1Bbr => (true, bulk(1, Congestion::Bbr)),
             Self::NodesTcp8Bbr => (true, bulk(8, Congestion::Bbr)),
             Self::PodsRoundTrips => (false, What::RoundTrips),
+            Self::IdleTaps => (false, What::Nothing),
             _ => return None,
         };
         Some(PodTraffic { is_across, what })
@@ -163,6 +167,7 @@ impl CompareCase {
             Self::NodesTcp1Bbr => "nodes-tcp-1-bbr",
             Self::NodesTcp8Bbr => "nodes-tcp-8-bbr",
             Self::PodsRoundTrips => "pods-round-trips",
+            Self::IdleTaps => "idle-taps",
         }
     }
 

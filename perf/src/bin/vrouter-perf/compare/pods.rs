@@ -11,13 +11,14 @@
 
 mod echo;
 mod engine;
+mod idle;
 mod objects;
 pub(super) mod row;
 mod scene;
 
 use std::{fs, net::IpAddr, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use perf::peers::iperf3::Iperf3;
 
 use self::{
@@ -74,6 +75,8 @@ pub(super) enum What {
     Bulk { streams: u32, congestion: Congestion },
     /// A byte to and fro, again and again.
     RoundTrips,
+    /// They are many, and silent.
+    Nothing,
 }
 
 /// One dataplane's pods, and what was measured between them.
@@ -92,6 +95,15 @@ pub(super) fn measure(
     missing: &mut Missing,
 ) -> anyhow::Result<Vec<PodRow>> {
     let Some(traffic) = case.pod_traffic() else { return Ok(Vec::new()) };
+    if traffic.what == What::Nothing {
+        let time = Duration::from_secs_f64(options.seconds);
+        return Ok(idle::measure(case.name(), setup, options.rounds, time).unwrap_or_else(
+            |error| {
+                missing.failed.push(format!("{}: {error:#}", case.name()));
+                Vec::new()
+            },
+        ));
+    }
     if let What::Bulk { congestion, .. } = traffic.what
         && !congestion.is_there()
     {
@@ -171,6 +183,7 @@ impl Entrant {
                 let time = Duration::from_secs_f64(seconds);
                 Ok(Taken::RoundTrips(echo::run([from, to], address, &cpus, time)?))
             }
+            What::Nothing => bail!("nothing is to be measured between them"),
         }
     }
 }

@@ -93,7 +93,8 @@ fn show_pods(rows: &[PodRow]) {
     }
     println!(
         "\nMEDIAN: of the rounds; of round trips, of each round's median. \
-         RATIO: vrouter-tap's figure as a part of this one's, in the same round.\n"
+         RATIO: vrouter-tap's figure (in idle-taps, that with ports) as a part of this one's, in \
+         the same round.\n"
     );
     let mut said = Vec::new();
     for row in rows {

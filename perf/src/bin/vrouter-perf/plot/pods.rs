@@ -27,7 +27,10 @@ those that say otherwise, and the kernel's bridge does its work there, too; the 
 to itself (two CPUs against one: that is what an engine costs). Of round trips, the kernel's are \
 measured twice: with client and server on one CPU, where nothing ever waits for another CPU to wake \
 up, and on one each, as two pods of a node mostly are. With an engine, which has a CPU of its own, \
-every byte crosses CPUs, so that the second is what is held against it.";
+every byte crosses CPUs, so that the second is what is held against it.
+
+`idle-taps` is an engine with 250 TAP ports that nobody uses, beside one without any: the ratio is what \
+the ports make of the row's figure.";
 
 pub(super) fn section(comparison: Option<&Comparison>, plots: &str) -> Section {
     let mut section = Section::new("Pods with ordinary sockets", &[METHOD]);

@@ -6,8 +6,9 @@ use anyhow::{Context, ensure};
 use control_api::engine as api;
 use vrouter::{
     config::Batch,
-    engine::{Engine, EngineConfig},
+    engine::{Accepted, Engine, EngineConfig},
     flows::Flows,
+    idle::IdleMode,
     memory::{Depot, FramePool, RegionConfig},
     next_hop::Adjacency,
     pipeline::Pipeline,
@@ -39,27 +40,7 @@ impl PodEngines {
     pub(super) fn start(scene: &Scene, cpu: usize) -> anyhow::Result<Self> {
         let mut engines = Self(Vec::new());
         for (number, _) in scene.nodes() {
-            let flows = Arc::new(Flows::create(&flowtable::Config {
-                ipv4_connections_max: CONNECTIONS_MAX,
-                ipv6_connections_max: 1024,
-                fragments_max: 1024,
-                hash_key: HASH_KEY,
-                memory: flowtable::Memory::Memfd { huge_pages: true },
-                tracking: flowtable::Tracking::default(),
-            })?);
-            let config = EngineConfig {
-                workers: vec![WorkerPlace { cpu: Some(cpu), numa_node: None }],
-                idle: scene.dataplane.idle(scene.is_across),
-                region: RegionConfig { frame_count: FRAMES, ..RegionConfig::default() },
-            };
-            let mut engine = Engine::start(
-                &config,
-                Arc::clone(&flows),
-                |depot| Box::new(Openers::new(depot)),
-                |worker, snapshots| {
-                    Pipeline::new(worker, snapshots, Arc::clone(&flows), DropTrace::default())
-                },
-            )?;
+            let mut engine = start(cpu, scene.dataplane.idle(scene.is_across))?;
             configure(&mut engine, scene, number)?;
             engines.0.push(engine);
         }
@@ -68,13 +49,61 @@ impl PodEngines {
 
     /// Stops them; everything that came in is accounted for.
     pub(super) fn stop(self) -> anyhow::Result<()> {
-        for engine in self.0 {
-            let stopped = engine.stop().context("an engine did not stop")?;
-            let balance = stopped.stats.balance();
-            ensure!(balance.under_way() == 0, "packets do not add up: {balance:?}");
-        }
-        Ok(())
+        self.0.into_iter().try_for_each(stop)
     }
+}
+
+/// Starts an engine with one worker, and no port yet.
+pub(super) fn start(cpu: usize, idle: IdleMode) -> anyhow::Result<Engine<Pipeline>> {
+    let flows = Arc::new(Flows::create(&flowtable::Config {
+        ipv4_connections_max: CONNECTIONS_MAX,
+        ipv6_connections_max: 1024,
+        fragments_max: 1024,
+        hash_key: HASH_KEY,
+        memory: flowtable::Memory::Memfd { huge_pages: true },
+        tracking: flowtable::Tracking::default(),
+    })?);
+    let config = EngineConfig {
+        workers: vec![WorkerPlace { cpu: Some(cpu), numa_node: None }],
+        idle,
+        region: RegionConfig { frame_count: FRAMES, ..RegionConfig::default() },
+    };
+    let engine = Engine::start(
+        &config,
+        Arc::clone(&flows),
+        |depot| Box::new(Openers::new(depot)),
+        |worker, snapshots| {
+            Pipeline::new(worker, snapshots, Arc::clone(&flows), DropTrace::default())
+        },
+    )?;
+    Ok(engine)
+}
+
+/// Stops an engine; everything that came in is accounted for.
+pub(super) fn stop(engine: Engine<Pipeline>) -> anyhow::Result<()> {
+    let stopped = engine.stop().context("an engine did not stop")?;
+    let balance = stopped.stats.balance();
+    ensure!(balance.under_way() == 0, "packets do not add up: {balance:?}");
+    Ok(())
+}
+
+/// Puts objects in force; their ports are open then.
+pub(super) fn apply(
+    engine: &mut Engine<Pipeline>,
+    upserts: Vec<api::Object>,
+) -> anyhow::Result<()> {
+    let mut batch = Batch::new(1, true);
+    batch.push(api::ObjectBatch { upserts, deletes: vec![] })?;
+    let accepted = engine.accept(batch)?;
+    put_in_force(engine, accepted)
+}
+
+fn put_in_force(engine: &mut Engine<Pipeline>, accepted: Accepted) -> anyhow::Result<()> {
+    let applied = engine.put_in_force(accepted)?;
+    if let Some(error) = applied.port_errors.into_iter().next() {
+        anyhow::bail!("port {} did not open: {}", error.port, error.message);
+    }
+    Ok(())
 }
 
 fn configure(engine: &mut Engine<Pipeline>, scene: &Scene, number: u8) -> anyhow::Result<()> {
@@ -90,11 +119,7 @@ fn configure(engine: &mut Engine<Pipeline>, scene: &Scene, number: u8) -> anyhow
         };
         engine.set_adjacency(objects::tunnel_end(3 - number).into(), adjacency);
     }
-    let applied = engine.put_in_force(accepted)?;
-    if let Some(error) = applied.port_errors.into_iter().next() {
-        anyhow::bail!("port {} did not open: {}", error.port, error.message);
-    }
-    Ok(())
+    put_in_force(engine, accepted)
 }
 
 /// Picks the opener by the port's backend.

@@ -19,15 +19,24 @@ pub(super) fn tunnel_end(node: u8) -> Ipv4Addr {
 
 /// All that the engine of a node needs.
 pub(super) fn of(scene: &Scene, node: u8) -> Vec<api::Object> {
-    let gateway = Ipv4Addr::new(10, 244, node, 1);
-    let own = tunnel_end(node);
-    let uplink_port = if scene.is_across { UPLINK.to_owned() } else { String::new() };
-    let mut kinds = vec![
+    let uplink = if scene.is_across { UPLINK } else { "" };
+    let mut objects = self::node(node, uplink);
+    if let Some((_, at)) = scene.nodes().find(|(number, _)| *number == node) {
+        let kinds = pods(scene, node, at).chain(wire(scene, node, at));
+        objects.extend(kinds.map(|kind| api::Object { kind: Some(kind) }));
+    }
+    objects
+}
+
+/// A node that has no port yet.
+pub(super) fn node(node: u8, uplink: &str) -> Vec<api::Object> {
+    let (gateway, own) = (Ipv4Addr::new(10, 244, node, 1), tunnel_end(node));
+    let kinds = [
         Kind::Node(api::Node {
             name: format!("node{node}"),
             vtep_addresses: vec![bytes(own)],
             router_mac: mac(own),
-            uplink_port,
+            uplink_port: uplink.into(),
             ..api::Node::default()
         }),
         Kind::Vrf(api::Vrf {
@@ -38,11 +47,6 @@ pub(super) fn of(scene: &Scene, node: u8) -> Vec<api::Object> {
             ..api::Vrf::default()
         }),
     ];
-    let at = scene.nodes().find(|(number, _)| *number == node);
-    if let Some((_, at)) = at {
-        kinds.extend(pods(scene, node, at));
-        kinds.extend(wire(scene, node, at));
-    }
     kinds.into_iter().map(|kind| api::Object { kind: Some(kind) }).collect()
 }
 

@@ -72,7 +72,7 @@ impl PodRow {
         // With an engine on a CPU of its own, every byte crosses CPUs.
         let (unit, goal, rival) = match traffic.what {
             What::Bulk { .. } => ("Gbit/s", 1.0, Dataplane::Linux),
-            What::RoundTrips => ("µs", 1.5, Dataplane::LinuxBothCpus),
+            What::RoundTrips | What::Nothing => ("µs", 1.5, Dataplane::LinuxBothCpus),
         };
         Some(Self {
             case,
