@@ -22,7 +22,9 @@ pub(crate) struct Connection {
     life: AtomicU64,
     /// The next connection in a free list.
     pub(crate) next: AtomicU32,
-    reserved: AtomicU32,
+    /// TCP: one past a SYN that was sent in the middle of the connection; zero if there was none.
+    /// Written by whoever records such a SYN, or its answer.
+    pub(crate) late_syn: AtomicU32,
 }
 
 const _: () = assert!(size_of::<Connection>() == 16 || cfg!(loom));
@@ -63,6 +65,11 @@ impl Connection {
     /// connection.
     pub(crate) fn next_generation(&self) -> u32 {
         self.life().generation.wrapping_add(1) | 1
+    }
+
+    /// Forgets what an earlier connection left. Called by the owner of a free connection.
+    pub(crate) fn reset(&self) {
+        self.late_syn.store(0, Relaxed);
     }
 
     /// Brings it to life, or makes it use other entries. Called under the locks of its buckets.

@@ -14,6 +14,7 @@ use crate::{
     connection::DirectionState,
     entry::Direction,
     facts::{PacketFacts, Ticks, TransportFacts},
+    sync::AtomicU32,
 };
 
 /// IP protocol numbers that have rules of their own.
@@ -204,11 +205,17 @@ pub(crate) enum Tracked {
     Superseded,
 }
 
-/// Advances the connection by one packet.
-pub(crate) fn advance(sides: Sides<'_>, facts: &PacketFacts, tracking: &Tracking) -> Tracked {
+/// Advances the connection by one packet. `late_syn` is the connection's
+/// [`crate::connection::Connection::late_syn`].
+pub(crate) fn advance(
+    sides: Sides<'_>,
+    facts: &PacketFacts,
+    tracking: &Tracking,
+    late_syn: &AtomicU32,
+) -> Tracked {
     match &facts.transport {
         TransportFacts::Datagram => datagram(sides),
-        TransportFacts::Tcp(segment) => tcp::advance(sides, segment, tracking),
+        TransportFacts::Tcp(segment) => tcp::advance(sides, segment, tracking, late_syn),
         TransportFacts::Sctp(packet) => sctp::advance(sides, packet, tracking),
         TransportFacts::IcmpError => Tracked::Valid { verdict: Verdict::Related, refreshes: false },
     }
@@ -243,6 +250,8 @@ pub(crate) fn state(
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Idle {
     pub(crate) state: ConnectionState,
+    /// Whether both sides have sent.
+    pub(crate) is_answered: bool,
     pub(crate) since: Ticks,
     pub(crate) limit: Ticks,
 }
@@ -270,6 +279,7 @@ pub(crate) fn idle(
     let doubtful = protocol == TCP && tcp::is_doubtful(&forward.transport(), &reply.transport());
     Idle {
         state,
+        is_answered: answered,
         since: since(forward).min(since(reply)),
         limit: timeouts.limit(protocol, state, answered && !doubtful),
     }

@@ -12,6 +12,7 @@ mod fragment;
 mod hold;
 mod insert;
 mod lookup;
+mod opened;
 
 use std::{collections::VecDeque, marker::PhantomData, mem};
 
@@ -20,6 +21,8 @@ pub use expire::{EvictionCounts, ExpiryCounts};
 pub use hold::Held;
 pub use insert::{InsertOutcome, NewConnection};
 pub use lookup::{Lookup, Recorded};
+
+use self::opened::{Opened, OpenedRing};
 
 use crate::{
     counters::WorkerCounters,
@@ -94,6 +97,8 @@ pub(crate) struct WorkerCore {
     retired: VecDeque<Retired>,
     /// Where this worker goes on looking for something of each family to evict.
     eviction_hands: [u32; 2],
+    /// What this worker opened lately, of each family.
+    opened: [OpenedRing; 2],
 }
 
 impl WorkerCore {
@@ -116,6 +121,8 @@ impl WorkerCore {
             records: [FreeCache::new(), FreeCache::new()],
             retired,
             eviction_hands: [0; 2],
+            opened: [Family::V4, Family::V6]
+                .map(|family| OpenedRing::new(store.layout.connections_max(family))),
         };
         Some(core)
     }

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::connection::Transport;
 use crate::facts::{SctpFacts, TcpFacts, TcpFlags};
+use crate::sync::AtomicU32;
 
 const FIN: TcpFlags = TcpFlags::FIN.with(TcpFlags::ACK);
 const SYN: TcpFlags = TcpFlags::SYN;
@@ -23,6 +24,7 @@ const SERVER: u32 = u32::MAX - 50;
 #[derive(Default)]
 struct Pair {
     sides: [DirectionState; 2],
+    late_syn: AtomicU32,
     tracking: Tracking,
 }
 
@@ -44,7 +46,7 @@ impl Pair {
         };
         let sides = self.sides(direction, protocol);
         let facts = PacketFacts { bytes: 60, transport };
-        let tracked = advance(sides, &facts, &self.tracking);
+        let tracked = advance(sides, &facts, &self.tracking, &self.late_syn);
         if matches!(tracked, Tracked::Valid { .. }) {
             sides.count(60);
         }
@@ -209,7 +211,7 @@ fn a_segment_outside_of_the_window_is_invalid_and_one_at_its_edge_is_not() {
     assert_eq!(data(beyond), Tracked::Invalid(InvalidReason::Sequence));
     assert_valid(data(beyond.wrapping_sub(1)));
     let end = c.wrapping_add(window).wrapping_add(1);
-    let old = end.wrapping_sub(window).wrapping_sub(101);
+    let old = end.wrapping_sub(window).wrapping_sub(100);
     assert_valid(data(old));
     assert_eq!(data(old.wrapping_sub(1)), Tracked::Invalid(InvalidReason::Sequence));
 }
@@ -254,7 +256,7 @@ fn scaling_holds_only_if_both_sides_offer_it() {
 }
 
 #[test]
-fn a_syn_reopens_what_is_closed_and_what_is_in_time_wait_beyond_its_last_byte() {
+fn a_syn_reopens_what_is_closed_and_what_is_in_time_wait() {
     let (c, s) = (CLIENT.wrapping_add(1), SERVER.wrapping_add(1));
     let pair = Pair::established();
     assert_valid(pair.server(RST, s, 0));
@@ -267,8 +269,6 @@ fn a_syn_reopens_what_is_closed_and_what_is_in_time_wait_beyond_its_last_byte() 
     assert_valid(pair.client(ACK, c.wrapping_add(1), s.wrapping_add(1)));
     assert_eq!(pair.state(), TimeWait);
     assert_valid(pair.client(SYN, c.wrapping_sub(9), 0));
-    assert_eq!(pair.state(), TimeWait);
-    assert_valid(pair.client(SYN, c.wrapping_add(9), 0));
     assert_eq!(pair.state(), SynSent);
 }
 
@@ -292,6 +292,37 @@ fn a_syn_changes_nothing_in_an_established_connection() {
     assert_valid(pair.server(ACK, SERVER.wrapping_add(1), CLIENT.wrapping_add(1)));
     assert_valid(pair.client(RST, CLIENT.wrapping_add(1), 0));
     assert_eq!(pair.state(), Closed);
+}
+
+#[test]
+fn a_connection_that_both_hosts_forgot_gives_way_to_another_between_the_same_ports() {
+    for scale in [Some(7), None] {
+        let pair = Pair::established();
+        let answer = |acknowledgement| TcpFacts {
+            window_scale: scale,
+            ..segment(SYN_ACK, 5_000_000, acknowledgement, 0)
+        };
+        // An answer to no SYN changes nothing, nor does one to another SYN.
+        assert_valid(pair.tcp(Direction::Reply, answer(0)));
+        assert_valid(pair.client(SYN, 9_000_000, 0));
+        assert_valid(pair.tcp(Direction::Reply, answer(9_000_000)));
+        assert_eq!(pair.state(), Established);
+        assert_valid(pair.tcp(Direction::Reply, answer(9_000_001)));
+        assert_eq!(pair.state(), SynReceived);
+        assert_valid(pair.client(ACK, 9_000_001, 5_000_001));
+        assert_eq!(pair.state(), Established);
+        assert_valid(pair.tcp(Direction::Forward, segment(ACK, 9_000_001, 5_000_001, 100)));
+        assert_valid(pair.tcp(Direction::Reply, segment(ACK, 5_000_001, 9_000_101, 100)));
+        // What is left of the old one.
+        let old = segment(ACK, SERVER.wrapping_add(1), 0, 100);
+        assert!(matches!(pair.tcp(Direction::Reply, old), Tracked::Invalid(_)));
+    }
+    // The other side may not open one: policy has judged this direction.
+    let pair = Pair::established();
+    assert_valid(pair.server(SYN, 9_000_000, 0));
+    assert_valid(pair.client(SYN_ACK, 5_000_000, 9_000_001));
+    assert_eq!(pair.state(), Established);
+    assert!(matches!(pair.server(ACK, 9_000_001, 5_000_001), Tracked::Invalid(_)));
 }
 
 #[test]
@@ -320,6 +351,8 @@ fn a_connection_is_picked_up_in_the_middle_if_that_is_allowed() {
     assert_eq!(admit(&facts(SYN), &strict), Ok(()));
     assert_eq!(admit(&facts(ACK), &lenient), Ok(()));
     assert_eq!(admit(&facts(RST), &lenient), Err(InvalidReason::Midstream));
+    // The answer to a SYN that nobody saw: the SYN will be sent again.
+    assert_eq!(admit(&facts(SYN_ACK), &lenient), Err(InvalidReason::Midstream));
 
     let pair = Pair::default();
     assert_valid(pair.tcp(Direction::Forward, segment(ACK, CLIENT, SERVER, 100)));
@@ -330,6 +363,73 @@ fn a_connection_is_picked_up_in_the_middle_if_that_is_allowed() {
     assert_eq!((pair.state(), pair.limit()), (Established, 744_000));
     assert_valid(pair.client(FIN, CLIENT.wrapping_add(100), far.wrapping_add(1000)));
     assert_eq!(pair.state(), FinWait);
+}
+
+#[test]
+fn what_was_picked_up_may_have_sent_a_window_more_than_was_seen() {
+    let pair = Pair::default();
+    let data = |sequence| pair.tcp(Direction::Forward, segment(ACK, sequence, SERVER, 100));
+    let acknowledge = |ack| pair.tcp(Direction::Reply, segment(ACK, SERVER, ack, 0));
+    // Seen is what was sent again; the receiver acknowledges all that it has.
+    assert_valid(data(CLIENT));
+    let window = 512 << 14;
+    let end = CLIENT.wrapping_add(100);
+    assert_eq!(
+        acknowledge(end.wrapping_add(window).wrapping_add(1)),
+        Tracked::Invalid(InvalidReason::Acknowledgement)
+    );
+    assert_valid(acknowledge(end.wrapping_add(window)));
+    assert_valid(data(end.wrapping_add(window)));
+    // Its window is as large as the largest scale makes it, not larger.
+    let beyond = end.wrapping_add(2 * window).wrapping_add(2);
+    assert_eq!(data(beyond), Tracked::Invalid(InvalidReason::Sequence));
+    assert_eq!(pair.state(), Established);
+}
+
+#[test]
+fn before_a_syn_is_answered_nothing_but_its_answer_moves_the_connection() {
+    let pair = Pair::default();
+    assert_valid(pair.client(SYN, CLIENT, 0));
+    let c = CLIENT.wrapping_add(1);
+    assert_eq!(pair.client(ACK, c, SERVER), Tracked::Invalid(InvalidReason::Acknowledgement));
+    assert_eq!(pair.client(SYN_ACK, CLIENT, SERVER), {
+        Tracked::Invalid(InvalidReason::Acknowledgement)
+    });
+    // What the server still holds of an older connection passes, whatever it acknowledges.
+    for acknowledgement in [7, c] {
+        assert_valid(pair.server(ACK, 99, acknowledgement));
+        assert_eq!(pair.state(), SynSent);
+    }
+    assert_valid(pair.server(SYN_ACK, SERVER, c));
+    assert_eq!(pair.state(), SynReceived);
+    // Not the client's SYN again: another one.
+    assert_valid(pair.client(SYN_ACK, 77, SERVER.wrapping_add(1)));
+    assert_eq!(pair.state(), SynReceived);
+}
+
+#[test]
+fn the_window_of_a_syn_is_not_scaled() {
+    for scale in [Some(14), None] {
+        let pair = Pair::default();
+        let (c, s) = (CLIENT.wrapping_add(1), SERVER.wrapping_add(1));
+        assert_valid(pair.client(SYN, CLIENT, 0));
+        let answer = TcpFacts { window_scale: scale, ..segment(SYN_ACK, SERVER, c, 0) };
+        assert_valid(pair.tcp(Direction::Reply, answer));
+        let data = |sequence| pair.tcp(Direction::Reply, segment(ACK, sequence, c, 500));
+        // To a client that has not acknowledged anything yet, after its SYN with data (RFC 7413).
+        assert_valid(data(s));
+        assert_eq!(data(s.wrapping_add(514)), Tracked::Invalid(InvalidReason::Sequence));
+    }
+}
+
+#[test]
+fn a_reset_before_what_was_acknowledged_is_invalid() {
+    let pair = Pair::established();
+    let (c, s) = (CLIENT.wrapping_add(1), SERVER.wrapping_add(1));
+    assert_valid(pair.tcp(Direction::Reply, segment(ACK, s, c, 1000)));
+    assert_valid(pair.client(ACK, c, s.wrapping_add(1000)));
+    assert_eq!(pair.server(RST, s.wrapping_add(999), 0), Tracked::Invalid(InvalidReason::Reset));
+    assert_eq!((pair.state(), pair.limit()), (Established, 744_000));
 }
 
 #[test]
@@ -533,7 +633,8 @@ proptest! {
         };
         let (short, long) = (pair(), pair());
         if let Some(verdict) = tcp::advance_steadily(short.sides(direction, TCP), &segment) {
-            let same = tcp::advance(long.sides(direction, TCP), &segment, &long.tracking);
+            let sides = long.sides(direction, TCP);
+            let same = tcp::advance(sides, &segment, &long.tracking, &long.late_syn);
             prop_assert_eq!(Tracked::Valid { verdict, refreshes: true }, same);
             let transports = |pair: &Pair| pair.sides.each_ref().map(DirectionState::transport);
             prop_assert_eq!(transports(&short), transports(&long));

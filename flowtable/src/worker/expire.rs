@@ -1,10 +1,10 @@
 //! Ending connections by time, and by pressure.
 
-use super::{Removal, WorkerCore, per_family};
+use super::{Opened, Removal, WorkerCore, per_family};
 use crate::{
     bucket::SLOTS,
     entry::{EntryIndex, EntryView},
-    facts::Ticks,
+    facts::{TICKS_PER_SECOND, Ticks},
     key::Family,
     sync::Relaxed,
     tracking::{self, Idle},
@@ -16,6 +16,24 @@ const EVICTION_SAMPLE: u32 = 32;
 
 /// Places looked at to find those: more than the spare ones, which may lie side by side.
 const EVICTION_VISITS: u32 = 1280;
+
+/// Live connections that are looked at for one that is on its way out, before any other is given
+/// up.
+const CLOSING_SAMPLE: u32 = 8;
+
+/// Of what a worker opened lately, the oldest that are looked at for one without an answer. Each is
+/// looked at once, so that over time it is one for each insert.
+const OPENED_OLDEST: usize = 16;
+
+/// And the newest that are looked at, if the oldest were all answered.
+const OPENED_NEWEST: usize = 4;
+
+/// How long an established connection must have been idle to be given up for a new one. What keeps
+/// connections alive speaks every 15 to 30 seconds (RFC 9260, section 16; RFC 9000, section
+/// 10.1.2), so that whoever is silent for a minute missed two. A table full of busy connections
+/// refuses new ones: otherwise a flood of first packets would cost established connections their
+/// records.
+const EVICTABLE_IDLE: Ticks = 60 * TICKS_PER_SECOND;
 
 /// What an expiry pass did.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -62,6 +80,26 @@ enum Class {
     Closing,
 }
 
+impl Class {
+    fn of(idle: Idle) -> Self {
+        if idle.state.is_closing() {
+            Self::Closing
+        } else if idle.state.is_half_open() || !idle.is_answered {
+            // One that was picked up in the middle may be a forgery until it is answered.
+            Self::HalfOpen
+        } else {
+            Self::Oldest
+        }
+    }
+}
+
+impl Candidate {
+    /// Whether it may be given up for a new one.
+    fn may_go(&self) -> bool {
+        self.class > Class::Oldest || self.idle >= EVICTABLE_IDLE
+    }
+}
+
 impl WorkerCore {
     pub(super) fn expire(&mut self, now: Ticks, budget: u32) -> ExpiryCounts {
         self.wake();
@@ -85,25 +123,68 @@ impl WorkerCore {
     }
 
     /// Evicts one connection of a family to make room: closing before half-open before the longest
-    /// idle.
+    /// idle, if that was idle for long enough.
     pub(super) fn evict(&mut self, family: Family, now: Ticks) -> EvictionCounts {
+        let closing = self.sample(family, now, CLOSING_SAMPLE);
+        if let Some(candidate) = closing.filter(|candidate| candidate.class == Class::Closing) {
+            return self.evict_one(candidate);
+        }
+        if let Some(candidate) = self.oldest_half_open(family, now) {
+            return self.evict_one(candidate);
+        }
+        let best = closing.max(self.sample(family, now, EVICTION_SAMPLE - CLOSING_SAMPLE));
+        let best = match best {
+            Some(candidate) if candidate.class > Class::Oldest => best,
+            _ => self.newest_half_open(family, now).or(best),
+        };
+        best.filter(Candidate::may_go).map(|best| self.evict_one(best)).unwrap_or_default()
+    }
+
+    /// The most dispensable of the next `count` living connections.
+    fn sample(&mut self, family: Family, now: Ticks, count: u32) -> Option<Candidate> {
         let (first, places) = self.store.layout.connections_of(family);
         let mut hand = *per_family(&mut self.eviction_hands, family);
         let mut best: Option<Candidate> = None;
         let mut seen = 0u32;
         for _ in 0..EVICTION_VISITS.min(places) {
             hand = hand.wrapping_add(1).checked_rem(places).unwrap_or(0);
-            let connection = first.wrapping_add(hand);
-            if let Some((idle, generation)) = self.idle(connection, now) {
-                best = best.max(Some(candidate(idle, connection, generation)));
+            if let Some(candidate) = self.candidate(first.wrapping_add(hand), now) {
+                best = best.max(Some(candidate));
                 seen = seen.saturating_add(1);
-                if seen == EVICTION_SAMPLE {
+                if seen == count {
                     break;
                 }
             }
         }
         *per_family(&mut self.eviction_hands, family) = hand;
-        best.map(|candidate| self.evict_one(candidate)).unwrap_or_default()
+        best
+    }
+
+    /// The first without an answer that this worker opened. What is looked at is forgotten: it was
+    /// answered, or it goes.
+    fn oldest_half_open(&mut self, family: Family, now: Ticks) -> Option<Candidate> {
+        for _ in 0..OPENED_OLDEST {
+            let opened = per_family(&mut self.opened, family).pop_oldest()?;
+            if let Some(candidate) = self.half_open(opened, now) {
+                return Some(candidate);
+            }
+        }
+        None
+    }
+
+    /// The last without an answer that this worker opened.
+    fn newest_half_open(&mut self, family: Family, now: Ticks) -> Option<Candidate> {
+        (0..OPENED_NEWEST).find_map(|back| {
+            let opened = per_family(&mut self.opened, family).newest(back)?;
+            self.half_open(opened, now)
+        })
+    }
+
+    fn half_open(&self, opened: Opened, now: Ticks) -> Option<Candidate> {
+        let life = self.store.connections.at(opened.connection)?.life();
+        let is_same = life.short_generation() == opened.generation;
+        let candidate = self.candidate(opened.connection, now).filter(|_| is_same)?;
+        (candidate.class > Class::Oldest).then_some(candidate)
     }
 
     /// Evicts one connection that has a slot in one of two buckets, by the same order.
@@ -113,12 +194,11 @@ impl WorkerCore {
             for slot in 0..SLOTS {
                 let entry = self.store.entries.at(EntryIndex(bucket.index(slot)));
                 let Some(stamp) = entry.map(EntryView::stamp) else { continue };
-                if let Some((idle, generation)) = self.idle(stamp.owner.connection(), now) {
-                    best = best.max(Some(candidate(idle, stamp.owner.connection(), generation)));
-                }
+                best = best.max(self.candidate(stamp.owner.connection(), now));
             }
         }
-        best.is_some_and(|candidate| self.evict_one(candidate).total() != 0)
+        best.filter(Candidate::may_go)
+            .is_some_and(|candidate| self.evict_one(candidate).total() != 0)
     }
 
     fn evict_one(&mut self, candidate: Candidate) -> EvictionCounts {
@@ -143,6 +223,12 @@ impl WorkerCore {
         counts
     }
 
+    /// A connection as one that may be evicted, if it lives.
+    fn candidate(&self, connection: u32, now: Ticks) -> Option<Candidate> {
+        let (idle, generation) = self.idle(connection, now)?;
+        Some(Candidate { class: Class::of(idle), idle: idle.since, connection, generation })
+    }
+
     /// How idle a connection is, with its generation; `None` if it does not live.
     fn idle(&self, connection: u32, now: Ticks) -> Option<(Idle, u32)> {
         let life = self.store.connections.at(connection)?.life();
@@ -154,15 +240,4 @@ impl WorkerCore {
         let idle = tracking::idle(protocol, sides, &self.store.tracking.timeouts, now);
         Some((idle, life.generation))
     }
-}
-
-fn candidate(idle: Idle, connection: u32, generation: u32) -> Candidate {
-    let class = if idle.state.is_closing() {
-        Class::Closing
-    } else if idle.state.is_half_open() {
-        Class::HalfOpen
-    } else {
-        Class::Oldest
-    };
-    Candidate { class, idle: idle.since, connection, generation }
 }

@@ -1,6 +1,6 @@
 //! Inserting a connection: both keys in one step.
 
-use super::{FlowRef, RetiredIndex, WorkerCore};
+use super::{FlowRef, Opened, RetiredIndex, WorkerCore, per_family};
 use crate::{
     connection::Life,
     entry::{Direction, EntryIndex, Owner, Stamp},
@@ -142,6 +142,11 @@ impl WorkerCore {
             return InsertOutcome::Full;
         };
         let outcome = self.insert_taken(new, connection, record);
+        if let InsertOutcome::Inserted(flow) = outcome {
+            let generation = flow.owner.generation();
+            per_family(&mut self.opened, new.forward.family())
+                .push(Opened { connection, generation });
+        }
         if !matches!(outcome, InsertOutcome::Inserted(_)) {
             self.give_back(RetiredIndex::Connection(connection));
             self.give_back(RetiredIndex::Record(record));
@@ -182,6 +187,7 @@ impl WorkerCore {
         let store = &self.store;
         let taken = store.connections.at(connection)?;
         let life = Life { generation: taken.next_generation(), entry: record };
+        taken.reset();
         let owner = Owner::new(connection, life.short_generation(), new.forward.protocol());
         let stamp = Stamp { version: new.version, owner };
         let [forward, reply] = store.both_entries(life)?;

@@ -179,9 +179,12 @@ impl WorkerCore {
         self.wake();
         let action = self.living_action(&flow)?;
         let sides = self.store.sides(flow.owner, flow.direction())?;
-        match tracking::advance(sides, facts, &self.store.tracking) {
+        let late_syn = &self.store.connections.at(flow.connection())?.late_syn;
+        match tracking::advance(sides, facts, &self.store.tracking, late_syn) {
             Tracked::Valid { verdict, refreshes } => {
-                sides.count(facts.bytes);
+                if verdict != Verdict::Related {
+                    sides.count(facts.bytes); // An error about a connection is no answer to it.
+                }
                 if refreshes {
                     sides.own.see(now);
                 }

@@ -2,7 +2,8 @@
 
 use flowtable::{
     Config, ConfigView, Direction, Family, FlowRef, FlowTable, FlowWorker, FragmentKey,
-    InsertOutcome, Lookup, NewConnection, PacketFacts, ScopeVersions, TcpFlags, Ticks,
+    InsertOutcome, Lookup, NewConnection, PacketFacts, ScopeVersions, TICKS_PER_SECOND, TcpFlags,
+    Ticks,
 };
 
 use crate::fixture::{
@@ -109,12 +110,13 @@ fn what_is_closing_gives_way_first_then_the_half_open_then_the_longest_idle() {
         (Forward, tcp(TcpFlags::ACK, 11, 21)),
     ];
     let closing = [&handshake[..], &[(Forward, tcp(TcpFlags::FIN.with(TcpFlags::ACK), 11, 21))]];
-    open(&table, &mut worker, 0, 30, &handshake);
-    open(&table, &mut worker, 1, 10, &handshake);
-    open(&table, &mut worker, 2, 20, &handshake[..1]);
-    open(&table, &mut worker, 3, 20, &closing.concat());
-    open(&table, &mut worker, 4, 40, &handshake[..2]);
-    open(&table, &mut worker, 5, 20, &handshake);
+    let at = |seconds: Ticks| seconds * TICKS_PER_SECOND;
+    open(&table, &mut worker, 0, at(30), &handshake);
+    open(&table, &mut worker, 1, at(10), &handshake);
+    open(&table, &mut worker, 2, at(20), &handshake[..1]);
+    open(&table, &mut worker, 3, at(20), &closing.concat());
+    open(&table, &mut worker, 4, at(40), &handshake[..2]);
+    open(&table, &mut worker, 5, at(20), &handshake);
 
     let scopes = ScopeVersions::new(0);
     let config = ConfigView { version: 1, scopes: &scopes };
@@ -124,7 +126,7 @@ fn what_is_closing_gives_way_first_then_the_half_open_then_the_longest_idle() {
             .filter(|&n| look(&table, &mut worker, &key4(6, n), config) != Lookup::Miss)
             .collect();
         // What replaces them is established, and younger than all of them.
-        open(&table, &mut worker, number, 50, &handshake);
+        open(&table, &mut worker, number, at(100), &handshake);
         worker.quiesce();
         order.extend(
             present
