@@ -7,7 +7,7 @@ use core::net::IpAddr;
 
 use crate::icmp::{IcmpType, IcmpView};
 use crate::icmpv6::{Icmpv6Type, Icmpv6View};
-use crate::ip::{IpProtocol, IpView};
+use crate::ip::{Fragment, IpProtocol, IpView};
 use crate::{Layer, ParseError};
 
 /// What tells flows of one protocol between two addresses apart.
@@ -39,6 +39,7 @@ pub struct QuotedView<'a> {
     ip: IpView<'a>,
     protocol: IpProtocol,
     upper_offset: usize,
+    fragment: Option<Fragment>,
     flow: QuotedFlow,
 }
 
@@ -107,6 +108,12 @@ impl<'a> QuotedView<'a> {
         self.upper_offset
     }
 
+    /// Which fragment the quoted packet is, if it is one.
+    #[must_use]
+    pub fn fragment(&self) -> Option<Fragment> {
+        self.fragment
+    }
+
     /// Ports or identifier of the quoted packet.
     #[must_use]
     pub fn flow(&self) -> QuotedFlow {
@@ -123,6 +130,7 @@ impl<'a> QuotedView<'a> {
             ip,
             protocol: upper.protocol,
             upper_offset: quote.len().saturating_sub(upper.bytes.len()),
+            fragment: upper.fragment,
             flow,
         })
     }

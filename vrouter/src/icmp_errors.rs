@@ -14,11 +14,12 @@ use encap::{
     icmp::IcmpView,
     icmp_error::{ErrorCause, ErrorReply},
     icmpv6::Icmpv6View,
+    ip::{Fragment, IpProtocol},
     quote::{QuotedFlow, QuotedView},
     vxlan::{OVERHEAD_IPV4, OVERHEAD_IPV6},
 };
 
-use flowtable::{FlowKey, Lookup};
+use flowtable::{Direction, FlowKey, FragmentKey, Lookup};
 
 use crate::{
     drops::DropReason,
@@ -91,7 +92,7 @@ impl Pass<'_> {
     }
 
     /// The key of the direction that the error goes: the quoted packet's, reversed.
-    fn quoted_key(&self, packet: &Packet, headers: &Headers) -> Option<FlowKey> {
+    fn quoted_key(&mut self, packet: &Packet, headers: &Headers) -> Option<FlowKey> {
         let frame = packet.data(self.pool.region());
         let message = frame.get(headers.transport_offset..)?;
         let quoted = match headers.source {
@@ -108,17 +109,28 @@ impl Pass<'_> {
         if quoted.source() != headers.destination {
             return None;
         }
-        let (source_port, destination_port) = match quoted.flow() {
-            QuotedFlow::Ports { source, destination } => (source, destination),
-            QuotedFlow::Echo { id, .. } => (id, id),
-            QuotedFlow::Unknown => (0, 0),
-        };
-        Some(key(
-            headers.vrf,
-            quoted.protocol(),
-            (quoted.destination(), destination_port),
-            (quoted.source(), source_port),
-        ))
+        let (protocol, ends) = (quoted.protocol(), (quoted.source(), quoted.destination()));
+        match quoted.fragment().filter(|fragment| !fragment.is_first()) {
+            Some(fragment) => self.key_after_fragment(headers.vrf, protocol, ends, fragment),
+            None => Some(key_after(headers.vrf, protocol, ends, quoted.flow())),
+        }
+    }
+
+    /// The key of the answers to a later fragment, which has no ports: its first one told them.
+    fn key_after_fragment(
+        &mut self,
+        vrf: VrfIndex,
+        protocol: IpProtocol,
+        (source, destination): (IpAddr, IpAddr),
+        fragment: Fragment,
+    ) -> Option<FlowKey> {
+        let id = fragment.identification;
+        let key = FragmentKey::new(vrf.0, protocol.0, source, destination, id)?;
+        let flow = self.worker.fragment_lookup(&key, self.ticks)?;
+        match flow.direction() {
+            Direction::Forward => self.worker.reply_key(flow),
+            Direction::Reply => self.worker.original_key(flow),
+        }
     }
 
     fn send_reply(&mut self, reply: &ErrorReply<'_>, vrf: VrfIndex) {
@@ -186,4 +198,19 @@ impl Pass<'_> {
             self.send_reply(&reply, vrf);
         }
     }
+}
+
+/// The key of the answers to a quoted packet.
+fn key_after(
+    vrf: VrfIndex,
+    protocol: IpProtocol,
+    (source, destination): (IpAddr, IpAddr),
+    flow: QuotedFlow,
+) -> FlowKey {
+    let (source_port, destination_port) = match flow {
+        QuotedFlow::Ports { source, destination } => (source, destination),
+        QuotedFlow::Echo { id, .. } => (id, id),
+        QuotedFlow::Unknown => (0, 0),
+    };
+    key(vrf, protocol, (destination, destination_port), (source, source_port))
 }
