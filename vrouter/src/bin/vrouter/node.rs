@@ -28,7 +28,7 @@ use std::{
 
 use anyhow::Context;
 use control_api::engine::{ApplyResponse, PortError};
-use flowtable::{Config, Memory, Tracking};
+use flowtable::{Config, Memory};
 use vrouter::{
     config::Batch,
     engine::{ApplyError, Engine, EngineConfig, EngineEvent},
@@ -285,7 +285,7 @@ fn table_config(settings: &Settings) -> Config {
         fragments_max: settings.flow_table.fragments,
         hash_key: [random(), random()],
         memory: Memory::Memfd { huge_pages: settings.packet_memory.huge_pages },
-        tracking: Tracking::default(),
+        tracking: settings.connections.tracking(),
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use flowtable::{TICKS_PER_SECOND, Timeouts, Tracking};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -23,6 +24,9 @@ const OTHER_SECTION: &str = "control";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Workers at most: as many as the engine has hand-off rings for.
 pub(crate) const WORKERS_MAX: u16 = 64;
+/// Seconds of an idle timeout at most: thirty days, well within what ticks can count before they
+/// wrap.
+const TIMEOUT_SECONDS_MAX: u32 = 30 * 24 * 3600;
 /// Below this similarity (Jaro-Winkler) a known key is no help for somebody who mistyped one.
 const SIMILARITY_MIN: f64 = 0.7;
 
@@ -39,6 +43,7 @@ pub(crate) struct Settings {
     pub(crate) bpf_folder: PathBuf,
     pub(crate) packet_memory: PacketMemory,
     pub(crate) flow_table: FlowTable,
+    pub(crate) connections: Connections,
 }
 
 /// `[engine.packet_memory]`.
@@ -57,6 +62,37 @@ pub(crate) struct FlowTable {
     pub(crate) ipv4_connections: u32,
     pub(crate) ipv6_connections: u32,
     pub(crate) fragments: u32,
+}
+
+/// `[engine.connections]`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Connections {
+    pub(crate) midstream_pickup: bool,
+    pub(crate) tcp_established_seconds: u32,
+    pub(crate) tcp_transitory_seconds: u32,
+    pub(crate) udp_one_way_seconds: u32,
+    pub(crate) udp_answered_seconds: u32,
+    pub(crate) icmp_seconds: u32,
+}
+
+impl Connections {
+    /// How the flow table tracks connections. SCTP's timeouts are TCP's; what the file has no key
+    /// for keeps its default.
+    pub(crate) fn tracking(&self) -> Tracking {
+        let ticks = |seconds: u32| seconds.saturating_mul(TICKS_PER_SECOND);
+        let timeouts = Timeouts {
+            tcp_established: ticks(self.tcp_established_seconds),
+            tcp_transitory: ticks(self.tcp_transitory_seconds),
+            udp_one_way: ticks(self.udp_one_way_seconds),
+            udp_answered: ticks(self.udp_answered_seconds),
+            icmp: ticks(self.icmp_seconds),
+            sctp_established: ticks(self.tcp_established_seconds),
+            sctp_transitory: ticks(self.tcp_transitory_seconds),
+            ..Timeouts::default()
+        };
+        Tracking { timeouts, midstream_pickup: self.midstream_pickup }
+    }
 }
 
 /// What a worker without packets does.
@@ -202,6 +238,16 @@ impl Settings {
         range("flow_table.ipv4_connections", ipv4_connections, 1024, 1 << 24)?;
         range("flow_table.ipv6_connections", ipv6_connections, 1024, 1 << 24)?;
         range("flow_table.fragments", fragments, 64, 1 << 20)?;
+        let connections = self.connections;
+        for (key, seconds) in [
+            ("connections.tcp_established_seconds", connections.tcp_established_seconds),
+            ("connections.tcp_transitory_seconds", connections.tcp_transitory_seconds),
+            ("connections.udp_one_way_seconds", connections.udp_one_way_seconds),
+            ("connections.udp_answered_seconds", connections.udp_answered_seconds),
+            ("connections.icmp_seconds", connections.icmp_seconds),
+        ] {
+            range(key, seconds, 1, TIMEOUT_SECONDS_MAX)?;
+        }
         if ![2048, 4096].contains(&frame_bytes) {
             let key = format!("{SECTION}.packet_memory.frame_bytes");
             let message = format!("{frame_bytes} is neither 2048 nor 4096");
@@ -307,6 +353,13 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_timeouts_are_those_of_the_flow_table() {
+        assert_eq!(Settings::default().connections.tracking(), Tracking::default());
+        let strict = parse("[engine.connections]\nmidstream_pickup = false").unwrap();
+        assert!(!strict.connections.tracking().midstream_pickup);
+    }
+
+    #[test]
     fn an_unknown_key_is_named_with_the_nearest_one() {
         for (text, expected) in [
             ("[engine]\nworker = 2", "unknown key engine.worker; did you mean engine.workers?"),
@@ -340,6 +393,10 @@ mod tests {
             ("[engine.packet_memory]\nframes = 1", "engine.packet_memory.frames: 1 is not in 64"),
             ("[engine.packet_memory]\nframe_bytes = 1500", "engine.packet_memory.frame_bytes:"),
             ("[engine.flow_table]\nfragments = 0", "engine.flow_table.fragments: 0 is not in 64"),
+            (
+                "[engine.connections]\nicmp_seconds = 0",
+                "engine.connections.icmp_seconds: 0 is not in 1 to 2592000",
+            ),
             ("engine = 1", "engine: is a section"),
         ] {
             let message = parse(text).unwrap_err().to_string();
