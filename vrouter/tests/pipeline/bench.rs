@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use control_api::engine as api;
 use encap::MacAddress;
+use flowtable::Tracking;
 use vrouter::{
     burst::Burst,
     clock::Now,
@@ -68,13 +69,22 @@ impl Bench {
     }
 
     pub(crate) fn with(objects: Vec<api::Object>, connections_max: u32) -> Self {
+        Self::tracking(objects, connections_max, Tracking::default())
+    }
+
+    /// The same, with connections tracked otherwise than by default.
+    pub(crate) fn tracking(
+        objects: Vec<api::Object>,
+        connections_max: u32,
+        tracking: Tracking,
+    ) -> Self {
         let table = flowtable::Config {
             ipv4_connections_max: connections_max,
             ipv6_connections_max: connections_max,
             fragments_max: 64,
             hash_key: [3, 4],
             memory: flowtable::Memory::Heap,
-            tracking: flowtable::Tracking::default(),
+            tracking,
         };
         let flows = Arc::new(Flows::create(&table).unwrap());
         let mut config = Config::new();

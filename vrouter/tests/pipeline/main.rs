@@ -8,16 +8,23 @@
 
 mod bench;
 mod checksums;
+mod conntrack;
 mod fabric_source;
 mod flows;
 mod forwarding;
 mod gateway;
 mod golden;
 mod icmp_errors;
+mod isolated;
+#[path = "../support/namespace.rs"]
+#[expect(dead_code, reason = "shared with tests that need more of it")]
+mod namespace;
 mod noise;
 mod offload;
 mod policy;
 mod refusals;
+mod related;
 mod rig;
 mod sizes;
+mod tracking;
 mod tunnel_counters;
