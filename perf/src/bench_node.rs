@@ -6,6 +6,7 @@ use std::{
 };
 
 use control_api::engine as api;
+use flowtable::TableCounters;
 use vrouter::{
     burst::{BURST_PACKETS_MAX, Burst},
     clock::Now,
@@ -48,6 +49,7 @@ pub struct BenchNode {
     /// Frees snapshots, after the pipeline.
     publisher: Publisher<Snapshot>,
     config: Config,
+    flows: Arc<Flows>,
     pool: FramePool,
     outbox: Outbox,
     stats: WorkerStats,
@@ -82,9 +84,10 @@ impl BenchNode {
         let subscriber = publisher.subscribe();
         let region = Region::create(&RegionConfig { frame_count: 1024, ..Default::default() })?;
         Ok(Self {
-            pipeline: Pipeline::new(0, subscriber, flows, DropTrace::default())?,
+            pipeline: Pipeline::new(0, subscriber, Arc::clone(&flows), DropTrace::default())?,
             publisher,
             config,
+            flows,
             pool: FramePool::new(Depot::new(Arc::new(region))),
             outbox: Outbox::new(),
             stats: WorkerStats::new(),
@@ -96,7 +99,7 @@ impl BenchNode {
     /// The port that packets of `way` come in on.
     #[must_use]
     pub fn ingress(&self, way: Way) -> PortRef {
-        self.config.port_by_name(&way.ingress(0)).map_or(PortRef::ENGINE, |(port, _)| port)
+        self.port(&way.ingress(0))
     }
 
     /// Processes one burst of `frames`, at most 64; returns how long the pipeline took, and how
@@ -119,6 +122,18 @@ impl BenchNode {
             burst.drain(..).for_each(|packet| pool.free_packet(packet));
         });
         (took, sent)
+    }
+
+    /// The port of this name.
+    #[must_use]
+    pub fn port(&self, name: &str) -> PortRef {
+        self.config.port_by_name(name).map_or(PortRef::ENGINE, |(port, _)| port)
+    }
+
+    /// What the flow table counted so far.
+    #[must_use]
+    pub fn flow_counters(&self) -> TableCounters {
+        self.flows.table().counters()
     }
 
     /// Snapshots that nobody holds any more are freed here.

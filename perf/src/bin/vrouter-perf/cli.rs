@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::{
-    compare::options::CompareOptions, instructions::InstructionsOptions,
+    compare::options::CompareOptions, flood::FloodOptions, instructions::InstructionsOptions,
     pipeline::options::PipelineOptions, pktgen::PktgenOptions, plot::PlotOptions,
     policy::PolicyOptions,
 };
@@ -39,6 +39,9 @@ pub(crate) enum Command {
     Pipeline(PipelineOptions),
     /// Judging a connection by policy, and taking over a change of it.
     Policy(PolicyOptions),
+    /// First packets of ten times as many connections as the flow table holds: what one costs, and
+    /// what they cost established connections.
+    Flood(FloodOptions),
     /// A generator and a sink: loss, order and latency at a rate.
     Pktgen(Box<PktgenOptions>),
     /// The engine beside Open vSwitch with DPDK and other dataplanes, in turns.

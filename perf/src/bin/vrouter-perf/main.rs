@@ -3,6 +3,7 @@
 mod allocations;
 mod cli;
 mod compare;
+mod flood;
 mod flowtable;
 mod instructions;
 mod interrupt;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Pipeline(options) => pipeline::run(options).map(|()| ExitCode::SUCCESS),
         Command::Flowtable(options) => flowtable::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Flood(options) => flood::run(options).map(|()| ExitCode::SUCCESS),
         Command::Pktgen(options) => pktgen::run(options),
         Command::Compare(options) => compare::run(options).map(|()| ExitCode::SUCCESS),
         Command::Instructions(options) => instructions::run(options).map(|()| ExitCode::SUCCESS),
