@@ -387,34 +387,54 @@ fn a_worker_with_an_older_snapshot_opens_nothing_that_outlives_the_change() {
     assert_eq!(bench.send_burst(1, "uplink", frames).drops, [DropReason::PolicyIngressDenied]);
 }
 
-/// An IPv4 datagram of 64 bytes of payload in two fragments, from node `b`.
-fn fragments(port: u16, identification: u16) -> [Vec<u8>; 2] {
-    let whole = between(Node::B.pod(10).into(), Node::A.pod(11).into(), UDP, port)
-        .frame((Node::B.mac(), Node::A.mac()));
-    let piece = |range: std::ops::Range<usize>, offset: u16| {
-        let mut frame = [&whole[..34], &whole[range]].concat();
-        let total = u16::try_from(frame.len() - 14).unwrap();
-        frame[16..18].copy_from_slice(&total.to_be_bytes());
-        frame[18..20].copy_from_slice(&identification.to_be_bytes());
-        frame[20..22].copy_from_slice(&offset.to_be_bytes());
-        fix_ipv4_checksum(&mut frame);
+/// A datagram in two fragments, from node `b`.
+fn fragments(source: IpAddr, port: u16, identification: u16) -> [Vec<u8>; 2] {
+    let whole = between(source, pod_11(source), UDP, port).frame((Node::B.mac(), Node::A.mac()));
+    let piece = |position: u16, is_last: bool| {
+        let headers = if source.is_ipv4() { 34 } else { 54 };
+        let start = headers + 16 * usize::from(position);
+        let payload = &whole[start..start + 16];
+        let mut frame = whole[..headers].to_vec();
+        if source.is_ipv4() {
+            // The offset is in units of eight bytes.
+            let offset = 2 * position | if is_last { 0 } else { 0x2000 };
+            frame[16..18].copy_from_slice(&36_u16.to_be_bytes());
+            frame[18..20].copy_from_slice(&identification.to_be_bytes());
+            frame[20..22].copy_from_slice(&offset.to_be_bytes());
+            fix_ipv4_checksum(&mut frame);
+        } else {
+            let offset = 16 * position | u16::from(!is_last);
+            frame[18..20].copy_from_slice(&24_u16.to_be_bytes());
+            frame[20] = 44;
+            frame.extend([UDP, 0]);
+            frame.extend(offset.to_be_bytes());
+            frame.extend(u32::from(identification).to_be_bytes());
+        }
+        frame.extend_from_slice(payload);
         frame_from_b(&frame)
     };
-    [piece(34..50, 0x2000), piece(50..66, 2)]
+    [piece(0, false), piece(1, true)]
 }
 
 #[test]
 fn later_fragments_share_the_fate_of_their_first() {
-    let mut bench = isolated(&[Node::B.pod(10).into()]);
-    let [first, later] = fragments(80, 1);
-    assert_eq!(bench.send("uplink", &first).ports(), ["default/pod11"]);
-    assert_eq!(bench.send("uplink", &later).ports(), ["default/pod11"]);
-    let [first, later] = fragments(81, 2);
-    assert_eq!(bench.send("uplink", &first).drops, [DropReason::PolicyIngressDenied]);
-    assert_eq!(bench.send("uplink", &later).drops, [DropReason::FragmentUnknown]);
-    // A policy that lets everything of its peers pass has nothing to say about them either.
-    bench.apply(vec![policy(INGRESS, vec![])], vec![]);
-    assert_eq!(bench.send("uplink", &later).drops, [DropReason::FragmentUnknown]);
+    for source in pod_10(Node::B) {
+        let mut bench = isolated(&[source]);
+        let [first, later] = fragments(source, 80, 1);
+        assert_eq!(bench.send("uplink", &first).ports(), ["default/pod11"]);
+        assert_eq!(bench.send("uplink", &later).ports(), ["default/pod11"]);
+        let [first, later] = fragments(source, 81, 2);
+        assert_eq!(bench.send("uplink", &first).drops, [DropReason::PolicyIngressDenied]);
+        assert_eq!(bench.send("uplink", &later).drops, [DropReason::FragmentUnknown]);
+        // A policy that lets everything of its peers pass has nothing to say about them either.
+        bench.apply(vec![policy(INGRESS, vec![])], vec![]);
+        assert_eq!(bench.send("uplink", &later).drops, [DropReason::FragmentUnknown]);
+        // Those of a connection that is closed meanwhile are denied with it.
+        let [first, later] = fragments(source, 80, 3);
+        assert_eq!(bench.send("uplink", &first).ports(), ["default/pod11"]);
+        bench.apply(vec![address_set(&[])], vec![]);
+        assert_eq!(bench.send("uplink", &later).drops, [DropReason::PolicyIngressDenied]);
+    }
 }
 
 /// "Port unreachable" from pod 11 of node `a` about what it received.
