@@ -34,6 +34,8 @@ pub(super) struct Ruling {
 pub(super) enum Miss {
     /// The peer is none of the rule's.
     Peer,
+    /// The peer is left out of the rule's block.
+    Except,
     /// The peer is, and the port or protocol is not.
     Port,
 }
@@ -109,7 +111,16 @@ impl Judge {
             let only = PolicySetObject { rules: [for_every_port].into(), ..Default::default() };
             let compiler = PolicyCompiler::new(Arc::new(only), &self.address_sets);
             let found = compiler.compiled().judge(traffic.peer, traffic.protocol, traffic.port);
-            (rule, if found.is_some() { Miss::Port } else { Miss::Peer })
+            let is_left_out = rule.blocks.iter().any(|block| {
+                block.prefix.contains(&traffic.peer)
+                    && block.excepts.iter().any(|except| except.contains(&traffic.peer))
+            });
+            let miss = match (found, is_left_out) {
+                (Some(_), _) => Miss::Port,
+                (None, true) => Miss::Except,
+                (None, false) => Miss::Peer,
+            };
+            (rule, miss)
         })
     }
 }

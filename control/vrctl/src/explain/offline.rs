@@ -103,6 +103,7 @@ impl Offline {
             rule: rule_view(&ruling.set, rule),
             why: match miss {
                 Miss::Peer => format!("{} is none of its peers", case.peer_name(direction)),
+                Miss::Except => format!("an except leaves {} out", case.peer_name(direction)),
                 Miss::Port => format!(
                     "{} is one of its peers, but it allows only {}",
                     case.peer_name(direction),

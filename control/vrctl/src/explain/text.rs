@@ -57,7 +57,7 @@ fn judged_elsewhere(reason: &Reason, node: Option<&NodeName>) -> String {
 
 fn write_near_misses(text: &mut String, misses: &[NearMiss]) {
     if misses.is_empty() {
-        let _ = writeln!(text, "{:16}these policies have no rule that could", "");
+        let _ = writeln!(text, "{:16}there is no rule at all, so nothing is allowed", "");
     }
     for miss in misses.iter().take(NEAR_MISSES_MAX) {
         let _ = writeln!(text, "{:16}{}: {}", "", miss.rule, miss.why);

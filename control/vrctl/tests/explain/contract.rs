@@ -104,7 +104,7 @@ TCP 80, TCP 8000 to 8010
 ";
     assert_eq!(text, expected);
     let text = scene.text(&["--from", "shop/web", "--to", "shop/other", "--port", "1"]);
-    assert!(text.contains("these policies have no rule that could"), "{text}");
+    assert!(text.contains("there is no rule at all, so nothing is allowed"), "{text}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod contract;
+mod examples;
 mod packets;
 mod scene;
 mod situations;
