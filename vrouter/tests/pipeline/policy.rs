@@ -397,13 +397,13 @@ fn fragments(source: IpAddr, port: u16, identification: u16) -> [Vec<u8>; 2] {
         let mut frame = whole[..headers].to_vec();
         if source.is_ipv4() {
             // The offset is in units of eight bytes.
-            let offset = 2 * position | if is_last { 0 } else { 0x2000 };
+            let offset = (2 * position) | if is_last { 0 } else { 0x2000 };
             frame[16..18].copy_from_slice(&36_u16.to_be_bytes());
             frame[18..20].copy_from_slice(&identification.to_be_bytes());
             frame[20..22].copy_from_slice(&offset.to_be_bytes());
             fix_ipv4_checksum(&mut frame);
         } else {
-            let offset = 16 * position | u16::from(!is_last);
+            let offset = (16 * position) | u16::from(!is_last);
             frame[18..20].copy_from_slice(&24_u16.to_be_bytes());
             frame[20] = 44;
             frame.extend([UDP, 0]);
