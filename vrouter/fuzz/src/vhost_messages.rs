@@ -14,7 +14,7 @@ use std::{
         unix::{fs::FileExt, net::UnixStream},
     },
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     thread,
     time::Duration,
 };
@@ -28,8 +28,8 @@ use vrouter::{
     burst::Burst,
     memory::{Depot, FramePool, Region, RegionConfig},
     port::{
-        Backend, PortOpener, PortRef, PortRequest, Role, SocketAccess, Steering, VhostUserBackend,
-        VhostUserMode, vhost_user::VhostUserOpener,
+        Backend, PortDevice, PortOpener, PortRef, PortRequest, Role, SocketAccess, Steering,
+        VhostUserBackend, VhostUserMode, vhost_user::VhostUserOpener,
     },
     stats::WorkerStats,
 };
@@ -55,6 +55,8 @@ struct Port {
     socket: PathBuf,
     memory: File,
     event: OwnedFd,
+    /// With its end the session would end.
+    _device: Mutex<Box<dyn PortDevice>>,
 }
 
 impl Port {
@@ -85,11 +87,13 @@ impl Port {
         let mut pool = FramePool::new(depot);
         let mut opened = VhostUserOpener.open(&request, &mut pool).expect("the socket is made");
         opened.device.steer(&Steering::Everything).expect("a session takes it");
+        let device = Mutex::new(opened.device);
+        let mut queues = opened.queues;
         thread::spawn(move || {
             let stats = WorkerStats::new();
             let mut burst = Burst::new();
             loop {
-                for queue in &mut opened.queues {
+                for queue in &mut queues {
                     queue.rx_burst(&mut pool, &mut burst);
                     // Back to where it came from, whole or not.
                     queue.tx_burst(&mut pool, &mut burst, &stats);
@@ -101,14 +105,12 @@ impl Port {
                 thread::yield_now();
             }
         });
-        // With its end the session would end.
-        std::mem::forget(opened.device);
         let memory = memfd_create("guest", MemfdFlags::CLOEXEC).expect("there is memory");
         let memory = File::from(memory);
         memory.set_len(MEMORY_BYTES).expect("there is memory");
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let event = eventfd(0, flags).expect("there are descriptors");
-        Self { socket, memory, event }
+        Self { socket, memory, event, _device: device }
     }
 
     /// What a guest does besides.
