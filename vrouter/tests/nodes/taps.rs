@@ -104,28 +104,44 @@ fn tap_pods_reach_each_other_and_veth_pods_over_both_families() {
     node.finish();
 }
 
+/// Packets as large as the MTU, which must not be fragmented, and ones that have to be.
+fn assert_large_pings(from: &Pod, to: &Pod, mtu_bytes: u16) {
+    for address in to.addresses {
+        assert_pings(&from.namespace, address);
+        let header_bytes = if address.is_ipv6() { 48 } else { 28 };
+        let whole = mtu_bytes - header_bytes;
+        for (bytes, fragments) in [(whole, "-M do"), (2 * whole, "")] {
+            retried(
+                &from.namespace,
+                &format!("ping -c 4 -l 4 -W 10 -s {bytes} {fragments} {address}"),
+            );
+        }
+    }
+}
+
 fn programs_pass_data_at(mtu_bytes: u16) {
     skip_unless_namespaces!();
-    let (node, _other) = node(1, 2, mtu_bytes);
-    let [veth, first, second] = &node.pods[..] else { panic!("three pods") };
-    assert_bulk(first, second);
-    assert_bulk(veth, first);
-    assert_bulk(second, veth);
+    let (node, _other) = node(2, 2, mtu_bytes);
+    let [veth, other_veth, first, second] = &node.pods[..] else { panic!("four pods") };
+    for (from, to) in [(first, second), (veth, first), (second, veth), (veth, other_veth)] {
+        assert_large_pings(from, to, mtu_bytes);
+        assert_bulk(from, to);
+    }
     node.finish();
 }
 
 #[test]
-fn iperf3_and_curl_pass_data_at_an_mtu_of_1400() {
+fn ping_iperf3_and_curl_pass_data_at_an_mtu_of_1400() {
     programs_pass_data_at(1400);
 }
 
 #[test]
-fn iperf3_and_curl_pass_data_at_an_mtu_of_1500() {
+fn ping_iperf3_and_curl_pass_data_at_an_mtu_of_1500() {
     programs_pass_data_at(1500);
 }
 
 #[test]
-fn iperf3_and_curl_pass_data_at_an_mtu_of_9000() {
+fn ping_iperf3_and_curl_pass_data_at_an_mtu_of_9000() {
     programs_pass_data_at(9000);
 }
 
