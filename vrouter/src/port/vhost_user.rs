@@ -10,6 +10,7 @@
 //! changes its memory, and unmaps nothing that a worker may still touch.
 
 pub mod access;
+mod call;
 mod config_space;
 pub mod driver;
 mod features;

@@ -22,7 +22,7 @@ pub(super) use self::{
     packed::PackedRing,
     split::SplitRing,
 };
-use super::{inflight::InflightRegion, log::RingLog, memory::GuestMemory, orders::signal};
+use super::{call::Call, inflight::InflightRegion, log::RingLog, memory::GuestMemory};
 
 /// Entries of a ring at most (VirtIO 1.2 sections 2.7 and 2.8.10.1).
 pub const RING_ENTRIES_MAX: u16 = 32_768;
@@ -200,7 +200,7 @@ pub struct Ring {
     /// The region of guest memory where the last buffer lay.
     pub(super) region_hint: usize,
     kick: Option<OwnedFd>,
-    call: Option<OwnedFd>,
+    call: Option<Call>,
     /// A predecessor may have died before it could tell the driver.
     may_be_untold: bool,
 }
@@ -225,7 +225,7 @@ impl Ring {
             RingFormat::Packed => RingEngine::Packed(PackedRing::new(&setup)?),
         };
         let RingSetup { memory, features, kick, call, log, is_resumed, .. } = setup;
-        let may_be_untold = !is_resumed;
+        let (call, may_be_untold) = (call.map(Call::new), !is_resumed);
         let (fault, region_hint) = (None, 0);
         Ok(Self { engine, memory, features, log, fault, region_hint, kick, call, may_be_untold })
     }
@@ -258,7 +258,7 @@ impl Ring {
 
     /// Exchanges where to tell the driver that something was used.
     pub fn set_call(&mut self, call: Option<OwnedFd>) {
-        self.call = call;
+        self.call = call.map(Call::new);
     }
 
     /// Exchanges where to mark what is written.
@@ -297,8 +297,10 @@ impl Ring {
             RingEngine::Packed(ring) => ring.wants_call(),
         };
         let is_wanted = is_wanted || std::mem::take(&mut self.may_be_untold);
-        if is_wanted && let Some(call) = &self.call {
-            signal(call);
+        if let Some(call) = &mut self.call
+            && (is_wanted || call.is_owed())
+        {
+            call.signal();
         }
     }
 }

@@ -1,6 +1,12 @@
 //! Drivers that lie: no panic, no access outside, bounded work, and everything is counted.
 
+use std::{sync::mpsc, thread, time::Duration};
+
 use proptest::{collection::vec, prelude::*};
+use rustix::{
+    event::{EventfdFlags, eventfd},
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+};
 
 use super::{
     driver::{AREA_BYTES, GUEST_ADDRESS, MEMORY_BYTES, Shape},
@@ -11,6 +17,7 @@ use crate::{
     port::{
         PortQueue,
         vhost_user::{
+            call::Call,
             orders::Answer,
             ring::{RingFault, RingFeatures, RingFormat},
         },
@@ -54,6 +61,40 @@ fn a_buffer_outside_memory_breaks_the_ring() {
             assert_eq!(rig.send(&[frame(60, 1), frame(60, 2)]), 2);
             assert_eq!(rig.totals().dropped_for(DropReason::VhostRingBroken), 3);
         }
+    }
+}
+
+/// What makes a write to an event wait: a counter that is full, on a file that blocks.
+#[test]
+fn a_worker_does_not_wait_for_a_driver_that_fills_its_event() {
+    for format in [RingFormat::Split, RingFormat::Packed] {
+        let mut rig = Rig::new(shape(format));
+        let call = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        if matches!(Call::new(call.try_clone().unwrap()), Call::Write(_)) {
+            eprintln!("SKIPPED: io_uring is not available here");
+            return;
+        }
+        rig.control.stop().unwrap();
+        rig.flush();
+        let Some(Answer::Stopped(Some(mut rings))) = rig.control.answer() else { panic!() };
+        rings.tx.set_call(Some(call.try_clone().unwrap()));
+        rig.control.start(rings).unwrap();
+        rig.flush();
+        let flags = fcntl_getfl(&call).unwrap();
+        fcntl_setfl(&call, flags.difference(OFlags::NONBLOCK)).unwrap();
+        rustix::io::write(&call, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        let (sender, done) = mpsc::channel();
+        let worker = thread::spawn(move || {
+            for seed in 0..8 {
+                let buffer = rig.buffer(100);
+                rig.tx.offer(&rig.memory, &[buffer], None);
+                assert_eq!(rig.send(&[frame(60, seed)]), 1);
+                rig.flush();
+            }
+            sender.send(()).unwrap();
+        });
+        done.recv_timeout(Duration::from_mins(1)).expect("the worker waits for the driver");
+        worker.join().unwrap();
     }
 }
 
