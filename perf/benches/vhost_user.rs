@@ -49,6 +49,7 @@ fn run(format: RingFormat, frame_bytes: usize, rounds: usize) -> Vec<Sample> {
         size: RING_ENTRIES,
         usage,
         buffer_bytes: BUFFER_BYTES,
+        buffers: 0,
         features,
     };
     let memory = DriverMemory::create(8 << 20, false).unwrap();
@@ -63,7 +64,7 @@ fn run(format: RingFormat, frame_bytes: usize, rounds: usize) -> Vec<Sample> {
     let stats = WorkerStats::new();
     queue.flush(&mut pool, &stats).unwrap();
     for slot in 0..RING_ENTRIES {
-        assert!(tx.write(slot, &vec![0x5a; frame_bytes]));
+        assert!(tx.write(slot.into(), &vec![0x5a; frame_bytes]));
     }
     rx.offer(RING_ENTRIES);
     let mut burst = Burst::new();

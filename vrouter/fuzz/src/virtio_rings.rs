@@ -55,7 +55,7 @@ pub(crate) fn run(mut input: &[u8]) {
         mergeable: kind & 8 != 0,
         version_1: kind & 16 != 0,
     };
-    let shape = |usage| RingShape { format, size, usage, buffer_bytes: 256, features };
+    let shape = |usage| RingShape { format, size, usage, buffer_bytes: 256, buffers: 0, features };
     let memory = DriverMemory::create(MEMORY_BYTES, false).expect("there is memory");
     let device = Device::new(&memory, *kind);
     let transmit = DriverRing::new(&memory, 0, shape(RingUse::Transmit)).expect("it fits");
@@ -162,7 +162,7 @@ impl<'a> Bench<'a> {
         receive: DriverRing,
     ) -> Self {
         for slot in 0..transmit.shape().size {
-            assert!(transmit.write(slot, &[slot.to_le_bytes()[0]; 60]));
+            assert!(transmit.write(slot.into(), &[slot.to_le_bytes()[0]; 60]));
         }
         let (queue, control) = VhostUserQueue::new(PORT).expect("there are descriptors");
         let mut bench = Self { worker, memory, device, transmit, receive, queue, control };

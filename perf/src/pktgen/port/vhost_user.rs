@@ -52,6 +52,8 @@ impl VhostUserSpec {
             format: if self.packed { RingFormat::Packed } else { RingFormat::Split },
             ring_entries: self.entries,
             buffer_bytes: BUFFER_BYTES,
+            tx_buffers: self.entries.into(),
+            rx_buffers: self.entries.into(),
             queue_pairs: 1,
             mergeable: true,
             huge_pages: false,
@@ -96,7 +98,7 @@ impl TxPort for VhostUserTx {
         let count = u16::try_from(count.min(BURST_FRAMES)).unwrap_or(0).min(ring.room());
         for _ in 0..count {
             let bytes = write(&mut self.scratch);
-            ring.write(self.next, self.scratch.get(..bytes).unwrap_or_default());
+            ring.write(self.next.into(), self.scratch.get(..bytes).unwrap_or_default());
             self.next = (self.next + 1) % size;
         }
         ring.offer(count);

@@ -151,17 +151,28 @@ unsafe impl Word for AtomicU64 {}
 unsafe impl Word for [AtomicU32; 2] {}
 // SAFETY: two atomics.
 unsafe impl Word for [AtomicU64; 2] {}
-// SAFETY: atomics, and the fields leave no gap.
-unsafe impl Word for PackedWords {}
 
-/// A descriptor of a packed ring (VirtIO 1.2 section 2.8.13).
-#[derive(Debug)]
-#[repr(C)]
-pub(super) struct PackedWords {
-    pub(super) address: AtomicU64,
-    pub(super) bytes: AtomicU32,
-    pub(super) id: AtomicU16,
-    pub(super) flags: AtomicU16,
+/// The second word of a packed ring's descriptor (VirtIO 1.2 section 2.8.13), read and written at
+/// once: whose turn it is comes with what it says, and an engine that dies leaves all of it or
+/// nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PackedTail {
+    pub(super) bytes: u32,
+    pub(super) id: u16,
+    pub(super) flags: u16,
+}
+
+impl PackedTail {
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "parts of a word are meant")]
+    pub(super) const fn from_word(word: u64) -> Self {
+        Self { bytes: word as u32, id: (word >> 32) as u16, flags: (word >> 48) as u16 }
+    }
+
+    #[inline]
+    pub(super) const fn to_word(self) -> u64 {
+        self.bytes as u64 | (self.id as u64) << 32 | (self.flags as u64) << 48
+    }
 }
 
 /// An array of words in guest memory, which it keeps mapped.
@@ -206,6 +217,12 @@ impl<T: Word> Words<T> {
     #[inline]
     pub(super) fn prefetch(&self, index: usize) {
         prefetch_line(ptr::from_ref(self.at(index)).cast());
+    }
+
+    /// Asks for the cache line of a word, soon to be written.
+    #[inline]
+    pub(super) fn prefetch_for_write(&self, index: usize) {
+        prefetch_line_for_write(ptr::from_ref(self.at(index)).cast());
     }
 }
 
@@ -274,10 +291,16 @@ fn prefetch_line(line: *const u8) {
 
 #[inline]
 fn prefetch_line_for_write(line: *const u8) {
+    // The intrinsic of the same name is a prefetch for reading unless the program is compiled for
+    // processors that have this one: then a line that the driver has, too, comes over twice.
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: as in `prefetch_line`; a processor that does not know the hint ignores it.
+    // SAFETY: as in `prefetch_line`; a processor that does not know the instruction ignores it.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(line.cast());
+        std::arch::asm!(
+            "prefetchw [{line}]",
+            line = in(reg) line.addr(),
+            options(nomem, nostack, preserves_flags)
+        );
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;

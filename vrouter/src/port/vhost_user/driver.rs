@@ -1,8 +1,10 @@
 //! The other side: a driver's rings, for generators, benchmarks and tests.
 //!
-//! A [`DriverRing`] has one buffer a slot, for good. So a generator writes its frames once and then
-//! only offers them again and again; a receiver looks at what came, or merely counts it. The device
-//! must use buffers in the order in which they are offered, which all backends that copy do.
+//! A [`DriverRing`] has one buffer a slot for good, or more buffers than slots, which take turns:
+//! then descriptors are written anew for each offer, as drivers with a pool of buffers do. So a
+//! generator writes its frames once and then only offers them again and again; a receiver looks at
+//! what came, or merely counts it. The device must use buffers in the order in which they are
+//! offered, which all backends that copy do.
 //!
 //! A [`Client`] sets them up with a backend over its socket. Not here: what a guest's driver has
 //! besides (chains, indirect tables, offloads).
@@ -98,6 +100,19 @@ impl DriverMemory {
     }
 }
 
+impl Turns {
+    /// The next buffer of `count`, which `slot` gets.
+    #[inline]
+    fn take(&mut self, slot: u16, count: u32) -> u32 {
+        let buffer = self.next;
+        self.next = if buffer + 1 == count { 0 } else { buffer + 1 };
+        if let Some(place) = self.of_slot.get_mut(usize::from(slot)) {
+            *place = buffer;
+        }
+        buffer
+    }
+}
+
 /// Which way a ring's frames go.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RingUse {
@@ -118,6 +133,8 @@ pub struct RingShape {
     pub usage: RingUse,
     /// Bytes of each buffer, header included.
     pub buffer_bytes: u32,
+    /// Buffers. As many as entries, at most: each slot keeps its own; more: they take turns.
+    pub buffers: u32,
     /// What was negotiated.
     pub features: RingFeatures,
 }
@@ -126,7 +143,12 @@ impl RingShape {
     /// Bytes of memory that the ring and its buffers take.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.buffers_offset() + u64::from(self.size) * u64::from(self.buffer_bytes)
+        self.buffers_offset() + u64::from(self.buffer_count()) * u64::from(self.buffer_bytes)
+    }
+
+    /// Buffers that there are: one a slot, at least.
+    fn buffer_count(&self) -> u32 {
+        self.buffers.max(self.size.into())
     }
 
     /// Bytes of each of the three areas, generously: a descriptor's for each entry.
@@ -149,6 +171,17 @@ pub struct DriverRing {
     memory: Arc<GuestMemory>,
     /// Bytes of what is in each buffer of a transmit ring, or of each buffer to receive into.
     lengths: Vec<u32>,
+    /// Where buffers take turns.
+    turns: Option<Turns>,
+}
+
+/// Buffers that take turns.
+#[derive(Debug)]
+struct Turns {
+    /// The buffer of each slot.
+    of_slot: Vec<u32>,
+    /// The next one's turn.
+    next: u32,
 }
 
 #[derive(Debug)]
@@ -190,9 +223,12 @@ impl DriverRing {
             RingFormat::Packed => PackedDriver::new(&memory, &areas, &shape).map(Engine::Packed),
         };
         let engine = engine.ok_or_else(error)?;
-        let lengths = vec![length; usize::from(size)];
-        let mut ring = Self { engine, shape, address, memory, lengths };
-        (0..size).for_each(|slot| ring.describe(slot));
+        let count = shape.buffer_count();
+        let lengths = vec![length; usize::try_from(count).map_err(|_| error())?];
+        let turns = (count > size.into())
+            .then(|| Turns { of_slot: (0..u32::from(size)).collect(), next: 0 });
+        let mut ring = Self { engine, shape, address, memory, lengths, turns };
+        (0..size).for_each(|slot| ring.describe(slot, slot.into()));
         Ok(ring)
     }
 
@@ -231,22 +267,26 @@ impl DriverRing {
         }
     }
 
-    /// Writes a frame behind a plain header to the buffer of a slot that is not offered; it is sent
-    /// whenever the slot is offered. False if it does not fit.
-    pub fn write(&mut self, slot: u16, frame: &[u8]) -> bool {
+    /// Writes a frame behind a plain header to a buffer that is not offered; it is sent whenever
+    /// the buffer is offered. Without turns, the buffer's number is its slot. False if it does not
+    /// fit.
+    pub fn write(&mut self, buffer: u32, frame: &[u8]) -> bool {
         let header_bytes = self.shape.features.header_bytes();
         let bytes = header_bytes + frame.len();
-        let Some((_, place)) = self.buffer(slot).map(|it| it.split_at(header_bytes)) else {
+        let Some((_, place)) = self.buffer(buffer).map(|it| it.split_at(header_bytes)) else {
             return false;
         };
         if place.bytes() < frame.len() {
             return false;
         }
         place.copy_from(frame);
-        if let Some(length) = self.lengths.get_mut(usize::from(slot)) {
-            *length = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let Some(length) = self.lengths.get_mut(buffer as usize) else { return false };
+        *length = u32::try_from(bytes).unwrap_or(u32::MAX);
+        if self.turns.is_none()
+            && let Ok(slot) = u16::try_from(buffer)
+        {
+            self.describe(slot, buffer);
         }
-        self.describe(slot);
         true
     }
 
@@ -260,30 +300,65 @@ impl DriverRing {
         }
     }
 
-    /// Offers the buffers of the next `count` slots to the device, or as many as there is room for;
-    /// returns how many.
+    /// Offers the next `count` buffers to the device, or as many as there is room for; returns how
+    /// many.
     #[inline]
     pub fn offer(&mut self, count: u16) -> u16 {
-        let Self { engine, lengths, .. } = self;
-        match engine {
-            Engine::Split(ring) => ring.offer(count),
-            Engine::Packed(ring) => ring.offer(count, lengths),
+        let Self { engine, shape, address, lengths, turns, .. } = self;
+        let RingShape { size, buffer_bytes, .. } = *shape;
+        let (buffers, buffer_count) = (*address + shape.buffers_offset(), shape.buffer_count());
+        let place = |buffer: u32| {
+            let address = buffers + u64::from(buffer) * u64::from(buffer_bytes);
+            (address, lengths.get(buffer as usize).copied().unwrap_or(0))
+        };
+        match (engine, turns) {
+            (Engine::Split(ring), None) => ring.offer(count),
+            (Engine::Split(ring), Some(turns)) => {
+                let (count, first) = (count.min(ring.room()), ring.next_slot());
+                for slot in (0..count).map(|it| first.wrapping_add(it) & (size - 1)) {
+                    let (address, bytes) = place(turns.take(slot, buffer_count));
+                    ring.describe(slot, address, bytes);
+                }
+                ring.offer(count)
+            }
+            (Engine::Packed(ring), None) => ring.offer(count, |slot| place(slot.into())),
+            (Engine::Packed(ring), Some(turns)) => {
+                ring.offer(count, |slot| place(turns.take(slot, buffer_count)))
+            }
         }
     }
 
-    /// Takes back what the device used, `count_max` buffers at most, and calls `see` with each
-    /// slot and what is in its buffer behind the header; returns how many there were.
+    /// Takes back what the device used, `count_max` buffers at most, without a look into them;
+    /// returns how many there were, and how many bytes the device says that it wrote, headers
+    /// included.
     #[inline]
-    pub fn take_used(&mut self, count_max: u16, mut see: impl FnMut(u16, GuestSlice<'_>)) -> u16 {
-        let Self { engine, shape, address, memory, .. } = self;
+    pub fn take_back(&mut self, count_max: u16) -> (u16, u64) {
+        let mut sum = 0_u64;
+        let add = |_, bytes: u32| sum += u64::from(bytes);
+        let count = match &mut self.engine {
+            Engine::Split(ring) => ring.take_used(count_max, add),
+            Engine::Packed(ring) => ring.take_used(count_max, add),
+        };
+        (count, sum)
+    }
+
+    /// Takes back what the device used, `count_max` buffers at most, and calls `see` with each
+    /// one's number and what is in it behind the header; returns how many there were.
+    #[inline]
+    pub fn take_used(&mut self, count_max: u16, mut see: impl FnMut(u32, GuestSlice<'_>)) -> u16 {
+        let Self { engine, shape, address, memory, turns, .. } = self;
         let header_bytes = shape.features.header_bytes();
         let buffers = *address + shape.buffers_offset();
         let buffer_bytes = shape.buffer_bytes;
         let see = |slot: u16, bytes: u32| {
-            let buffer = buffers + u64::from(slot) * u64::from(buffer_bytes);
+            let buffer = match turns {
+                Some(turns) => turns.of_slot.get(usize::from(slot)).copied().unwrap_or(0),
+                None => slot.into(),
+            };
+            let place = buffers + u64::from(buffer) * u64::from(buffer_bytes);
             let bytes = bytes.min(buffer_bytes) as usize;
-            if let Some(slice) = memory.translate(buffer, bytes) {
-                see(slot, slice.split_at(header_bytes).1);
+            if let Some(slice) = memory.translate(place, bytes) {
+                see(buffer, slice.split_at(header_bytes).1);
             }
         };
         match engine {
@@ -308,23 +383,25 @@ impl DriverRing {
         }
     }
 
-    fn buffer(&self, slot: u16) -> Option<GuestSlice<'_>> {
-        let address = self.buffer_address(slot);
+    fn buffer(&self, buffer: u32) -> Option<GuestSlice<'_>> {
+        if buffer >= self.shape.buffer_count() {
+            return None;
+        }
+        let address = self.buffer_address(buffer);
         self.memory.translate(address, self.shape.buffer_bytes as usize)
     }
 
-    fn buffer_address(&self, slot: u16) -> u64 {
+    fn buffer_address(&self, buffer: u32) -> u64 {
         let RingShape { buffer_bytes, .. } = self.shape;
-        self.address + self.shape.buffers_offset() + u64::from(slot) * u64::from(buffer_bytes)
+        self.address + self.shape.buffers_offset() + u64::from(buffer) * u64::from(buffer_bytes)
     }
 
-    /// Writes what of a slot's descriptor does not change from one offer to the next.
-    fn describe(&mut self, slot: u16) {
-        let address = self.buffer_address(slot);
-        let Some(length) = self.lengths.get(usize::from(slot)) else { return };
-        match &self.engine {
-            Engine::Split(ring) => ring.describe(slot, address, *length),
-            Engine::Packed(ring) => ring.describe(slot, address),
+    /// Writes a split ring's descriptor; a packed one's is written with each offer.
+    fn describe(&mut self, slot: u16, buffer: u32) {
+        let address = self.buffer_address(buffer);
+        let Some(length) = self.lengths.get(buffer as usize) else { return };
+        if let Engine::Split(ring) = &self.engine {
+            ring.describe(slot, address, *length);
         }
     }
 }

@@ -34,6 +34,10 @@ pub struct ClientConfig {
     pub ring_entries: u16,
     /// Bytes of each buffer, header included.
     pub buffer_bytes: u32,
+    /// Buffers of each ring to the backend, and of each one from it: as [`RingShape::buffers`].
+    pub tx_buffers: u32,
+    /// See there.
+    pub rx_buffers: u32,
     /// Queue pairs; more than one takes a backend with several.
     pub queue_pairs: u16,
     /// A frame may come in several buffers.
@@ -105,8 +109,10 @@ impl Client {
         let mut frontend = Frontend::connect(path, rings).map_err(at("connect"))?;
         let features = negotiate(&mut frontend, config)?;
         let shape = |usage| config.shape(usage);
-        let ring_bytes = shape(RingUse::Receive).bytes().next_multiple_of(RING_UNIT_BYTES);
-        let bytes = (rings * ring_bytes).next_multiple_of(MEMORY_UNIT_BYTES);
+        let ring_bytes = |usage| shape(usage).bytes().next_multiple_of(RING_UNIT_BYTES);
+        let (rx_bytes, tx_bytes) = (ring_bytes(RingUse::Receive), ring_bytes(RingUse::Transmit));
+        let pairs = u64::from(config.queue_pairs);
+        let bytes = (pairs * (rx_bytes + tx_bytes)).next_multiple_of(MEMORY_UNIT_BYTES);
         let memory = DriverMemory::create(bytes, config.huge_pages)?;
         let region = VhostUserMemoryRegionInfo {
             guest_phys_addr: BASE_ADDRESS,
@@ -117,12 +123,12 @@ impl Client {
         };
         frontend.set_mem_table(&[region]).map_err(at("share memory"))?;
         let mut queues = Vec::new();
-        for pair in 0..u64::from(config.queue_pairs) {
-            let offset = 2 * pair * ring_bytes;
+        for pair in 0..pairs {
+            let offset = pair * (rx_bytes + tx_bytes);
             let first = queues.len() * 2;
             // Rings are numbered from the guest's side: it receives on the even ones.
             let rx = DriverRing::new(&memory, offset, shape(RingUse::Receive))?;
-            let tx = DriverRing::new(&memory, offset + ring_bytes, shape(RingUse::Transmit))?;
+            let tx = DriverRing::new(&memory, offset + rx_bytes, shape(RingUse::Transmit))?;
             let rx = start(&mut frontend, first, rx)?;
             queues.push(ClientQueue { rx, tx: start(&mut frontend, first + 1, tx)? });
         }
@@ -157,6 +163,10 @@ impl ClientConfig {
             size: self.ring_entries,
             usage,
             buffer_bytes: self.buffer_bytes,
+            buffers: match usage {
+                RingUse::Receive => self.rx_buffers,
+                RingUse::Transmit => self.tx_buffers,
+            },
             features: RingFeatures {
                 event_index: false,
                 indirect: false,

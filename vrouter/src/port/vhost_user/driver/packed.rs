@@ -1,14 +1,14 @@
 //! The packed ring, driver side (VirtIO 1.2 section 2.8). Slot `n` is descriptor `n`, for good.
 
 use std::sync::atomic::{
-    AtomicU16,
+    AtomicU16, AtomicU64,
     Ordering::{Acquire, Relaxed, Release, SeqCst},
     fence,
 };
 
 use super::{Areas, RingShape, RingUse};
 use crate::port::vhost_user::{
-    access::{PackedWords, Words},
+    access::{PackedTail, Words},
     memory::GuestMemory,
 };
 
@@ -21,7 +21,7 @@ const EVENTS_DISABLED: u16 = 1;
 /// A packed ring.
 #[derive(Debug)]
 pub(super) struct PackedDriver {
-    descriptors: Words<PackedWords>,
+    descriptors: Words<[AtomicU64; 2]>,
     driver_events: Words<AtomicU16>,
     device_events: Words<AtomicU16>,
     write_flag: u16,
@@ -52,39 +52,35 @@ impl PackedDriver {
         })
     }
 
-    pub(super) fn describe(&self, slot: u16, address: u64) {
-        self.descriptors.at(usize::from(slot)).address.store(address.to_le(), Relaxed);
-    }
-
     #[inline]
     pub(super) fn room(&self) -> u16 {
         self.size - self.out
     }
 
+    /// Offers the next slots, each with the address and the bytes that `buffer` gives it.
     #[inline]
-    pub(super) fn offer(&mut self, count: u16, lengths: &[u32]) -> u16 {
+    pub(super) fn offer(&mut self, count: u16, mut buffer: impl FnMut(u16) -> (u64, u32)) -> u16 {
         let count = count.min(self.room());
         let mut first = None;
         for _ in 0..count {
             let words = self.descriptors.at(usize::from(self.next));
-            let bytes = lengths.get(usize::from(self.next)).copied().unwrap_or(0);
-            words.bytes.store(bytes.to_le(), Relaxed);
-            words.id.store(self.next.to_le(), Relaxed);
+            let (address, bytes) = buffer(self.next);
+            words[0].store(address.to_le(), Relaxed);
             let turn = if self.next_wrap { AVAIL } else { USED };
-            let flags = (turn | self.write_flag).to_le();
+            let tail = PackedTail { bytes, id: self.next, flags: turn | self.write_flag };
             // The first one's flags come last: the device sees all or none.
             if first.is_none() {
-                first = Some((words, flags));
+                first = Some((words, tail));
             } else {
-                words.flags.store(flags, Relaxed);
+                words[1].store(tail.to_word().to_le(), Relaxed);
             }
             self.next += 1;
             if self.next == self.size {
                 (self.next, self.next_wrap) = (0, !self.next_wrap);
             }
         }
-        if let Some((words, flags)) = first {
-            words.flags.store(flags, Release);
+        if let Some((words, tail)) = first {
+            words[1].store(tail.to_word().to_le(), Release);
             self.out += count;
             self.is_untold = true;
         }
@@ -96,11 +92,12 @@ impl PackedDriver {
         let count_max = count_max.min(self.out);
         for count in 0..count_max {
             let words = self.descriptors.at(usize::from(self.taken));
-            let flags = u16::from_le(words.flags.load(Acquire));
+            let PackedTail { bytes, id, flags } =
+                PackedTail::from_word(u64::from_le(words[1].load(Acquire)));
             if (flags & AVAIL != 0) != self.taken_wrap || (flags & USED != 0) != self.taken_wrap {
                 return count;
             }
-            see(u16::from_le(words.id.load(Relaxed)), u32::from_le(words.bytes.load(Relaxed)));
+            see(id, bytes);
             self.out -= 1;
             self.taken += 1;
             if self.taken == self.size {

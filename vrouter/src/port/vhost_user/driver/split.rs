@@ -1,5 +1,5 @@
 //! The split ring, driver side (VirtIO 1.2 section 2.7). Slot `n` is descriptor `n` and entry `n`,
-//! for good: to offer it again is to move the index.
+//! for good: to offer the same buffer again is to move the index.
 
 use std::sync::atomic::{
     AtomicU16, AtomicU32, AtomicU64,
@@ -67,6 +67,12 @@ impl SplitDriver {
         self.size - self.offered.wrapping_sub(self.taken)
     }
 
+    /// The slot that is offered next.
+    #[inline]
+    pub(super) fn next_slot(&self) -> u16 {
+        self.offered & (self.size - 1)
+    }
+
     #[inline]
     pub(super) fn offer(&mut self, count: u16) -> u16 {
         let count = count.min(self.room());
@@ -80,23 +86,34 @@ impl SplitDriver {
 
     #[inline]
     pub(super) fn take_used(&mut self, count_max: u16, mut see: impl FnMut(u16, u32)) -> u16 {
-        let used = u16::from_le(self.used.at(1).load(Acquire));
-        let out = self.offered.wrapping_sub(self.taken);
-        let count = used.wrapping_sub(self.taken).min(out).min(count_max);
+        let count = self.used_count(count_max);
         for _ in 0..count {
-            let entry = usize::from(self.taken % self.size);
+            let entry = usize::from(self.taken & (self.size - 1));
             let [id, bytes] = self.used_entries.at(entry);
             let id = u32::from_le(id.load(Relaxed));
             see(u16::try_from(id).unwrap_or(0), u32::from_le(bytes.load(Relaxed)));
             self.taken = self.taken.wrapping_add(1);
         }
+        self.renew_wish(count);
+        count
+    }
+
+    #[inline]
+    fn used_count(&self, count_max: u16) -> u16 {
+        let used = u16::from_le(self.used.at(1).load(Acquire));
+        let out = self.offered.wrapping_sub(self.taken);
+        used.wrapping_sub(self.taken).min(out).min(count_max)
+    }
+
+    /// A wish for a call at an index is over once the index was passed.
+    #[inline]
+    fn renew_wish(&self, count: u16) {
         if count > 0
             && self.has_event_index
             && u16::from_le(self.available.at(0).load(Relaxed)) == 0
         {
             self.ask_at_next();
         }
-        count
     }
 
     pub(super) fn wants_kick(&mut self) -> bool {

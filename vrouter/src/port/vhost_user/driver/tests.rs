@@ -25,7 +25,7 @@ const PORT: PortRef = PortRef { index: 1, generation: 0 };
 
 fn shape(format: RingFormat, size: u16, usage: RingUse, event_index: bool) -> RingShape {
     let features = RingFeatures { event_index, indirect: true, mergeable: true, version_1: true };
-    RingShape { format, size, usage, buffer_bytes: 256, features }
+    RingShape { format, size, usage, buffer_bytes: 256, buffers: 0, features }
 }
 
 /// Frames through a queue that sends back what it receives, on a thread of its own; each is seen
@@ -67,7 +67,7 @@ fn echo(format: RingFormat, size: u16, event_index: bool) {
         while count < tx.room() && written < FRAMES {
             let frame = [written.to_le_bytes(), (!written).to_le_bytes()].concat().repeat(5);
             assert!(tx.write(slot, &frame));
-            slot = (slot + 1) % size;
+            slot = (slot + 1) % u32::from(size);
             (written, count) = (written + 1, count + 1);
         }
         tx.offer(count);
@@ -114,8 +114,8 @@ fn the_largest_rings_wrap_round() {
         let mut pool = FramePool::new(Depot::new(Arc::new(Region::create(&config).unwrap())));
         let stats = WorkerStats::new();
         queue.flush(&mut pool, &stats).unwrap();
-        for slot in 0..32_768 {
-            assert!(tx.write(slot, &slot.to_le_bytes()));
+        for slot in 0..32_768_u16 {
+            assert!(tx.write(slot.into(), &slot.to_le_bytes()));
         }
         let mut expected = 0_u16;
         for _ in 0..3 {
@@ -130,6 +130,52 @@ fn the_largest_rings_wrap_round() {
             }
             assert_eq!(tx.take_used(u16::MAX, |_, _| ()), 32_768);
         }
+    }
+}
+
+/// More frames than slots, which take turns, through a queue that sends back what it receives, into
+/// more buffers than slots.
+#[test]
+fn more_frames_than_slots_take_turns() {
+    const FRAMES: u32 = 37;
+    for format in [RingFormat::Split, RingFormat::Packed] {
+        let memory = DriverMemory::create(4 << 20, false).unwrap();
+        let shape = RingShape { buffers: FRAMES, ..shape(format, 16, RingUse::Transmit, false) };
+        let mut tx = DriverRing::new(&memory, 0, shape).unwrap();
+        let shape = RingShape { usage: RingUse::Receive, ..shape };
+        let mut rx = DriverRing::new(&memory, 2 << 20, shape).unwrap();
+        let (mut queue, control) = VhostUserQueue::new(PORT).unwrap();
+        let ring = |driver: &DriverRing| Ring::new(driver.setup()).unwrap();
+        let pair = QueuePair { rx: ring(&tx), tx: ring(&rx), offloads: Offloads::NONE };
+        control.start(Box::new(pair)).unwrap();
+        let config = RegionConfig { frame_count: 256, huge_pages: false, ..Default::default() };
+        let mut pool = FramePool::new(Depot::new(Arc::new(Region::create(&config).unwrap())));
+        let (stats, mut burst) = (WorkerStats::new(), Burst::new());
+        queue.flush(&mut pool, &stats).unwrap();
+        for frame in 0..FRAMES {
+            // Their lengths differ, too.
+            assert!(tx.write(frame, &vec![frame.to_le_bytes()[0]; 40 + frame as usize]));
+        }
+        assert!(!tx.write(FRAMES, &[0; 60]));
+        assert_eq!(rx.offer(16), 16);
+        let mut seen = 0;
+        for round in 0..100_u16 {
+            let count = tx.offer(round % 16 + 1);
+            queue.rx_burst(&mut pool, &mut burst);
+            assert_eq!(queue.tx_burst(&mut pool, &mut burst, &stats), usize::from(count));
+            assert_eq!(tx.take_back(u16::MAX), (count, 0));
+            let taken = rx.take_used(u16::MAX, |buffer, frame| {
+                let (expected, mut bytes) = (seen % FRAMES, [0; 80]);
+                // It took the receiver's buffers in turn as well.
+                assert_eq!(buffer, expected);
+                assert_eq!(frame.copy_to(&mut bytes), 40 + expected as usize);
+                assert_eq!(bytes[39], expected.to_le_bytes()[0]);
+                seen += 1;
+            });
+            assert_eq!(taken, count);
+            rx.offer(taken);
+        }
+        assert!(seen > 10 * FRAMES);
     }
 }
 
@@ -185,6 +231,8 @@ fn echo_over_a_socket(format: RingFormat, queue_pairs: u16) {
         format,
         ring_entries: 64,
         buffer_bytes: 2048,
+        tx_buffers: 64,
+        rx_buffers: 64,
         queue_pairs,
         mergeable: true,
         huge_pages: false,

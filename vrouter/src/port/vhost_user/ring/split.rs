@@ -40,6 +40,8 @@ const LEAD: usize = 2;
 /// Bytes before the entries of the used ring, and of one entry.
 const USED_LEAD_BYTES: u64 = 4;
 const USED_ENTRY_BYTES: u64 = 8;
+/// Entries of the used ring in a cache line.
+const USED_ENTRIES_A_LINE: usize = 8;
 
 /// A split ring.
 #[derive(Debug)]
@@ -196,6 +198,11 @@ impl DeviceRing for SplitRing {
             return Err(RingFault::AvailableIndex { count, size });
         }
         let room = heads.remaining_capacity().min(heads_max).min(usize::from(waiting));
+        // Completed chains will be told of there; the driver has read these lines a round ago.
+        for ahead in (0..room).step_by(USED_ENTRIES_A_LINE) {
+            let position = self.cursor.wrapping_add(u16::try_from(ahead).unwrap_or(0));
+            self.used_entries.prefetch_for_write(self.slot(position));
+        }
         let mut ids = ArrayVec::<u16, HEADS_MAX>::new();
         let mut result = Ok(());
         for _ in 0..room {
@@ -283,8 +290,8 @@ impl DeviceRing for SplitRing {
             return false;
         }
         self.told = new;
-        // The index must be out before the driver's wish is read: it writes the wish first and looks
-        // at the index then.
+        // The index must be out before the driver's wish is read: it writes the wish first and
+        // looks at the index then.
         fence(SeqCst);
         if self.avail_event.is_none() {
             return u16::from_le(self.available.at(0).load(Relaxed)) & NO_INTERRUPT == 0;

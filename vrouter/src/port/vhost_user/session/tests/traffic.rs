@@ -90,7 +90,7 @@ impl Guest {
             let slot = u16::try_from(self.sent % u32::from(size)).unwrap();
             let mut frame = [0; FRAME_BYTES];
             frame[..4].copy_from_slice(&self.sent.to_le_bytes());
-            assert!(self.transmit.write(slot, &frame));
+            assert!(self.transmit.write(slot.into(), &frame));
             assert_eq!(self.transmit.offer(1), 1);
             self.sent += 1;
         }
@@ -140,7 +140,7 @@ fn rings_in(memory: &DriverMemory, format: RingFormat, size: u16) -> [DriverRing
 fn shape(format: RingFormat, size: u16, usage: RingUse) -> RingShape {
     let features =
         RingFeatures { event_index: false, indirect: false, mergeable: false, version_1: true };
-    RingShape { format, size, usage, buffer_bytes: BUFFER_BYTES, features }
+    RingShape { format, size, usage, buffer_bytes: BUFFER_BYTES, buffers: 0, features }
 }
 
 fn bytes_of(memory: &DriverMemory) -> u64 {
