@@ -17,6 +17,7 @@ pub mod clock;
 pub mod frames;
 pub mod locate;
 pub mod port;
+pub mod prepared;
 pub mod rate;
 pub mod schedule;
 pub mod search;

@@ -2,6 +2,7 @@
 //! to a port that takes all, as little as can be done with a packet.
 
 mod fwd_stats;
+mod vhost;
 
 use std::{
     path::{Path, PathBuf},
@@ -11,6 +12,7 @@ use std::{
 };
 
 pub use fwd_stats::FwdStats;
+pub use vhost::{VhostTestpmd, VirtioTestpmd};
 
 use super::{
     LineProcess, Namespace, PeerError, Window, background::bound, run, thread_preemptions,

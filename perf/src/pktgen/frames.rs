@@ -189,6 +189,17 @@ impl FrameSet {
         Ok(Self { addressing, flows, templates })
     }
 
+    /// Frames after which flows and sizes come round again.
+    #[must_use]
+    pub fn period(&self) -> u64 {
+        let (flows, sizes) = (u64::from(self.flows), self.templates.len() as u64);
+        let (mut common, mut rest) = (flows, sizes);
+        while rest > 0 {
+            (common, rest) = (rest, common % rest);
+        }
+        flows / common.max(1) * sizes
+    }
+
     /// How many flows take turns.
     #[must_use]
     pub fn flows(&self) -> u32 {

@@ -31,8 +31,8 @@ pub trait TxPort {
     /// The largest frame it takes, in bytes with FCS.
     fn frame_bytes_max(&self) -> usize;
 
-    /// Takes up to `count` frames: calls `write` for each one, in order, which writes it to the front
-    /// of the buffer and returns its bytes. Returns how many were taken.
+    /// Takes up to `count` frames: calls `write` for each one, in order, which writes it to the
+    /// front of the buffer and returns its bytes. Returns how many were taken.
     ///
     /// # Errors
     ///
@@ -75,6 +75,9 @@ pub trait RxPort {
     /// Fails if the port does not tell.
     fn lost(&self) -> io::Result<u64>;
 }
+
+/// The other way to name a vhost-user port.
+const VHOST_USER_CLIENT: &str = "vhost-user-client=";
 
 /// Both ends of an open port.
 pub type Halves = (Box<dyn TxPort + Send>, Box<dyn RxPort + Send>);
@@ -174,6 +177,10 @@ impl FromStr for PortSpec {
             if name.contains('/') { name.into() } else { PathBuf::from("/run/netns").join(name) }
         });
         let kind = match kind {
+            _ if port.starts_with(VHOST_USER_CLIENT) => {
+                let socket_path = port.strip_prefix(VHOST_USER_CLIENT).unwrap_or_default();
+                PortKind::VhostUser(VhostUserSpec::parse(socket_path.to_owned(), &mut options)?)
+            }
             "af_xdp" => PortKind::AfXdp(AfXdpSpec::parse(needs_name()?, &mut options)?),
             "tap" => PortKind::Tap(needs_name()?),
             "vhost-user" if !name.is_empty() => {
@@ -288,6 +295,10 @@ mod tests {
         assert_eq!(spec.kind, PortKind::AfXdp(expected));
         assert_eq!(spec.netns, Some("/run/netns/red".into()));
         assert_eq!(spec.to_string(), "af_xdp:veth0 in /run/netns/red");
+        let vhost: PortSpec = "vhost-user-client=/run/a:b,ring=packed,entries=256".parse().unwrap();
+        let PortKind::VhostUser(spec) = &vhost.kind else { panic!("{vhost:?}") };
+        assert_eq!((&spec.socket_path[..], spec.packed, spec.entries), ("/run/a:b", true, 256));
+        assert_eq!(vhost, "vhost-user:/run/a:b,ring=packed,entries=256".parse().unwrap());
         assert_eq!("memory".parse::<PortSpec>().unwrap().netns, None);
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod options;
 pub(crate) mod pods;
 mod table;
 mod veth;
+mod vhost;
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use perf::{
     figures::Figures,
     huge_pages,
     machine::{self, Machine},
+    peers::PeerError,
 };
 use serde::Serialize;
 
@@ -27,11 +29,14 @@ use self::{
     options::{CompareCase, CompareOptions},
     pods::row::PodRow,
     veth::Veth,
+    vhost::{Vhost, Who},
 };
 use crate::{interrupt::Interrupt, pipeline::Setting, report::Progress};
 
 /// Our engine's name in results.
 const OURS: &str = "vrouter";
+/// Above this part of polls in which the dataplane had nothing to do, the generator set the pace.
+const STARVED_RATIO_MAX: f64 = 0.05;
 /// Huge pages for our engine's packet memory and flow table.
 const OUR_HUGE_PAGES: u64 = 64;
 
@@ -49,6 +54,13 @@ pub(crate) struct Row {
     pub(crate) rounds: usize,
     /// Rounds in which something else ran on the CPU. They are in the figures.
     pub(crate) rounds_disturbed: usize,
+    /// The part of packets that were lost, where it is known.
+    pub(crate) loss_ratio: Option<Figures>,
+    /// The part of a generator's polls that found the dataplane with nothing to do, or without a
+    /// buffer to send into; where there is a generator.
+    pub(crate) starved_ratio: Option<Figures>,
+    /// What makes it worth less.
+    pub(crate) remarks: Vec<String>,
     pub(crate) not_fair: &'static str,
 }
 
@@ -107,13 +119,14 @@ pub(crate) fn run(options: &CompareOptions) -> anyhow::Result<()> {
     for &flows in options.flows().iter().filter(|_| !of_frames.is_empty()) {
         let files = Files::write(flows, setup.frame_bytes).context("cannot write the frames")?;
         let mut field = Field::new(&setup, flows, &interrupt);
-        if !of_frames.iter().all(|case| case.is_veth()) {
+        if of_frames.iter().any(|case| case.is_memory()) {
             field.start_peers(&files, &mut missing);
         }
         for &case in &of_frames {
             progress.step(&format!("{}, {flows} flows", case.name()));
-            // They are searches, and the number of flows matters little to them.
-            if !case.is_veth() || Some(&flows) == options.flows().last() {
+            // Those of veth are searches, and the number of flows matters little to them; of the
+            // others many flows are what is asked for.
+            if case.is_memory() || Some(&flows) == options.flows().last() {
                 rows.extend(field.measure(case, options, &mut missing)?);
             }
         }
@@ -146,8 +159,11 @@ impl<'a> Field<'a> {
     /// Our engine, and the kernel.
     fn new(setup: &'a Setup, flows: u32, interrupt: &'a Interrupt) -> Self {
         let veth = |is_ours| Box::new(Veth::new(setup, flows, interrupt, is_ours));
-        let contenders: Vec<Box<dyn Contender>> =
+        let mut contenders: Vec<Box<dyn Contender>> =
             vec![Box::new(Ours { setup, flows }), veth(true), veth(false)];
+        for who in Who::ALL {
+            contenders.push(Box::new(Vhost::new(setup, flows, who)));
+        }
         Self { contenders, setup, flows, interrupt }
     }
 
@@ -177,8 +193,9 @@ impl<'a> Field<'a> {
         missing: &mut Missing,
     ) -> anyhow::Result<Vec<Row>> {
         let interrupt = self.interrupt;
+        let Missing { skipped, failed } = missing;
         let mut fail = |contender: &dyn Contender, error: anyhow::Error| {
-            missing.failed.push(format!("{}, {}: {error:#}", contender.name(), case.name()));
+            failed.push(format!("{}, {}: {error:#}", contender.name(), case.name()));
         };
         let mut taking_part = Vec::new();
         for contender in &mut self.contenders {
@@ -186,7 +203,12 @@ impl<'a> Field<'a> {
             match contender.prepare(case) {
                 Ok(true) => taking_part.push((contender, Vec::new())),
                 Ok(false) => {}
-                Err(error) => fail(contender.as_ref(), error),
+                Err(error) => match error.downcast_ref::<PeerError>() {
+                    Some(absent) if absent.is_absence() => {
+                        skipped.push(format!("{}: skipped: {absent}", contender.name()));
+                    }
+                    _ => fail(contender.as_ref(), error),
+                },
             }
         }
         let time = Duration::from_secs_f64(options.seconds);
@@ -217,7 +239,7 @@ impl<'a> Field<'a> {
             let contender = contender.as_ref();
             match row(case, flows, options.frame_bytes, contender, taken, &ours, setup) {
                 Some(row) => rows.push(row),
-                None => missing.failed.push(format!(
+                None => failed.push(format!(
                     "{}, {}: no figure beside one of {OURS}'s",
                     contender.name(),
                     case.name()
@@ -242,6 +264,21 @@ fn row(
     let rate = setup.pipeline.cycles_per_second / 1e6;
     let mpps: Vec<f64> = cycles.iter().map(|cycles| rate / cycles).collect();
     let pairs = taken.iter().zip(ours);
+    let of = |part: fn(&Measured) -> Option<f64>| {
+        Figures::of(&rounds().filter_map(part).collect::<Vec<_>>())
+    };
+    let (loss_ratio, starved_ratio) = (of(|it| it.loss_ratio), of(|it| it.starved_ratio));
+    let rounds_disturbed = rounds().filter(|round| round.is_disturbed).count();
+    let mut remarks = Vec::new();
+    if rounds_disturbed > 0 {
+        remarks.push(format!("disturbed in {rounds_disturbed} of {} rounds", cycles.len()));
+    }
+    if let Some(lost) = loss_ratio.filter(|lost| lost.max > 0.0) {
+        remarks.push(format!("{:.4} % lost", lost.median * 100.0));
+    }
+    if starved_ratio.is_some_and(|starved| starved.median > STARVED_RATIO_MAX) {
+        remarks.push("generator limited".into());
+    }
     let ratios: Vec<f64> = pairs
         .filter_map(|(it, ours)| {
             Some(it.as_ref()?.cycles_per_packet / ours.as_ref()?.cycles_per_packet)
@@ -256,7 +293,10 @@ fn row(
         mpps: Figures::of(&mpps)?,
         vrouter_ratio: Figures::of(&ratios)?,
         rounds: cycles.len(),
-        rounds_disturbed: rounds().filter(|round| round.is_disturbed).count(),
+        rounds_disturbed,
+        loss_ratio,
+        starved_ratio,
+        remarks,
         not_fair: contender.not_fair(case),
     })
 }

@@ -1,6 +1,7 @@
 //! `vrouter-perf pktgen`: a generator and a sink.
 
 mod options;
+mod prepared;
 mod report;
 mod row;
 mod search;
@@ -31,6 +32,9 @@ pub(crate) fn run(options: &PktgenOptions) -> anyhow::Result<ExitCode> {
     for mix in options.mixes(&addressing) {
         let set = FrameSet::new(addressing, &mix, options.flows)?;
         frames.push((mix, Arc::new(set)));
+    }
+    if !options.ports.is_empty() {
+        return prepared::run(options, &frames);
     }
     let plan = plan(options)?;
     let machine = Machine::now();

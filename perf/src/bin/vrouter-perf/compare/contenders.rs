@@ -11,10 +11,15 @@ use super::{Setup, files::Files, options::CompareCase};
 use crate::pipeline::{self, options::PipelineOptions};
 
 /// What one round gave.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Measured {
     pub(super) cycles_per_packet: f64,
     pub(super) is_disturbed: bool,
+    /// The part of packets that were lost, where it is known.
+    pub(super) loss_ratio: Option<f64>,
+    /// The part of a generator's polls that found the dataplane with nothing to do, or without a
+    /// buffer to send into; where there is a generator.
+    pub(super) starved_ratio: Option<f64>,
 }
 
 /// A dataplane that takes part in a case.
@@ -60,7 +65,7 @@ impl Contender for Ours<'_> {
     }
 
     fn prepare(&mut self, case: CompareCase) -> anyhow::Result<bool> {
-        Ok(!case.is_veth())
+        Ok(case.is_memory())
     }
 
     fn measure(&mut self, case: CompareCase, time: Duration) -> anyhow::Result<Option<Measured>> {
@@ -69,6 +74,7 @@ impl Contender for Ours<'_> {
         Ok(Some(Measured {
             cycles_per_packet: row.cycles_per_packet.median,
             is_disturbed: row.is_disturbed(),
+            ..Measured::default()
         }))
     }
 
@@ -92,10 +98,10 @@ impl Contender for Switch<'_> {
     }
 
     fn prepare(&mut self, case: CompareCase) -> anyhow::Result<bool> {
-        if !case.is_veth() {
+        if case.is_memory() {
             self.switch.forward(case.forwarding(), self.files.of(case))?;
         }
-        Ok(!case.is_veth())
+        Ok(case.is_memory())
     }
 
     fn measure(&mut self, _case: CompareCase, time: Duration) -> anyhow::Result<Option<Measured>> {
@@ -153,6 +159,7 @@ impl From<Window> for Measured {
         Self {
             cycles_per_packet: per(window.cycles, window.packets),
             is_disturbed: window.preemptions > 0,
+            ..Self::default()
         }
     }
 }

@@ -71,7 +71,7 @@ fn write_capture<'a>(
 }
 
 /// A UDP frame over IPv4 with its ends exchanged, which changes no checksum.
-fn reply(frame: &[u8]) -> Vec<u8> {
+pub(super) fn reply(frame: &[u8]) -> Vec<u8> {
     let mut reply = frame.to_vec();
     for (one, other, bytes) in [(0, 6, 6), (26, 30, 4), (34, 36, 2)] {
         for index in 0..bytes {

@@ -75,6 +75,16 @@ pub(crate) enum CompareCase {
     VethForward,
     /// The same, out through a VXLAN tunnel.
     VethVxlanEncap,
+    /// From one vhost-user port to another, by the state of its connection, which is established.
+    VhostConntrack,
+    /// The same, out through a VXLAN tunnel.
+    VhostConntrackVxlanEncap,
+    /// Out through a VXLAN tunnel between vhost-user ports; the others look up no connection.
+    VhostVxlanEncap,
+    /// Out of a VXLAN tunnel, between vhost-user ports; the others look up no connection.
+    VhostVxlanDecap,
+    /// Back to the vhost-user port that it came from, MAC addresses exchanged: no pipeline.
+    VhostMacswap,
     /// iperf3 from one pod to another of the node, one connection: beside the kernel's bridge.
     #[value(name = "pods-tcp-1")]
     PodsTcp1,
@@ -106,13 +116,18 @@ pub(crate) enum CompareCase {
 }
 
 impl CompareCase {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 21] = [
         Self::Forward,
         Self::VxlanEncap,
         Self::Conntrack,
         Self::ConntrackVxlanEncap,
         Self::VethForward,
         Self::VethVxlanEncap,
+        Self::VhostConntrack,
+        Self::VhostConntrackVxlanEncap,
+        Self::VhostVxlanEncap,
+        Self::VhostVxlanDecap,
+        Self::VhostMacswap,
         Self::PodsTcp1,
         Self::PodsTcp8,
         Self::PodsTcp1Bbr,
@@ -124,6 +139,23 @@ impl CompareCase {
         Self::PodsRoundTrips,
         Self::IdleTaps,
     ];
+
+    /// Whether packets come from and go to memory.
+    pub(crate) fn is_memory(self) -> bool {
+        !self.is_veth() && !self.is_vhost() && self.pod_traffic().is_none()
+    }
+
+    /// Whether packets come in and leave on vhost-user ports.
+    pub(crate) fn is_vhost(self) -> bool {
+        matches!(
+            self,
+            Self::VhostConntrack
+                | Self::VhostConntrackVxlanEncap
+                | Self::VhostVxlanEncap
+                | Self::VhostVxlanDecap
+                | Self::VhostMacswap
+        )
+    }
 
     /// Whether packets come in and leave on veths, and not from and to memory.
     pub(crate) fn is_veth(self) -> bool {
@@ -158,6 +190,11 @@ impl CompareCase {
             Self::ConntrackVxlanEncap => "conntrack-vxlan-encap",
             Self::VethForward => "veth-forward",
             Self::VethVxlanEncap => "veth-vxlan-encap",
+            Self::VhostConntrack => "vhost-conntrack",
+            Self::VhostConntrackVxlanEncap => "vhost-conntrack-vxlan-encap",
+            Self::VhostVxlanEncap => "vhost-vxlan-encap",
+            Self::VhostVxlanDecap => "vhost-vxlan-decap",
+            Self::VhostMacswap => "vhost-macswap",
             Self::PodsTcp1 => "pods-tcp-1",
             Self::PodsTcp8 => "pods-tcp-8",
             Self::PodsTcp1Bbr => "pods-tcp-1-bbr",
@@ -174,9 +211,12 @@ impl CompareCase {
     /// What our engine does: it always tracks connections.
     pub(crate) fn ours(self) -> PipelineCase {
         match self {
-            Self::VxlanEncap | Self::ConntrackVxlanEncap | Self::VethVxlanEncap => {
-                PipelineCase::VxlanEncap
-            }
+            Self::VxlanEncap
+            | Self::ConntrackVxlanEncap
+            | Self::VethVxlanEncap
+            | Self::VhostConntrackVxlanEncap
+            | Self::VhostVxlanEncap => PipelineCase::VxlanEncap,
+            Self::VhostVxlanDecap => PipelineCase::VxlanDecap,
             _ => PipelineCase::Ipv4Routed,
         }
     }

@@ -43,8 +43,7 @@ fn show_rows(rows: &[Row]) {
     );
     for row in rows {
         let (cycles, ratio) = (row.cycles_per_packet, row.vrouter_ratio);
-        let mark = (row.rounds_disturbed > 0)
-            .then(|| format!("disturbed in {} of {} rounds", row.rounds_disturbed, row.rounds));
+        let mark = row.remarks.join("; ");
         println!(
             "{:<22} {:>6} {:<18} {:>7.1} {:>17} {:>7.2} {:>6.2} {:>13}  {}",
             row.case,
@@ -55,7 +54,7 @@ fn show_rows(rows: &[Row]) {
             row.mpps.median,
             ratio.median,
             format!("[{:.2}-{:.2}]", ratio.min, ratio.max),
-            mark.unwrap_or_default(),
+            mark,
         );
     }
     println!(

@@ -160,6 +160,7 @@ impl Contender for Veth<'_> {
         Ok(throughput?.map(|found| Measured {
             cycles_per_packet: cycles_per_second / found.packets_per_second,
             is_disturbed: found.is_disturbed,
+            ..Measured::default()
         }))
     }
 

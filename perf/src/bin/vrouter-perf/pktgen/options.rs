@@ -21,6 +21,10 @@ Ports:
   vhost-user:SOCKET[,ring=split|packed][,entries=N]
         A vhost-user backend that listens on a socket, with one queue pair; a port that both sends
         and receives is named once, with --tx and --rx.
+  vhost-user-client=SOCKET[,ring=split|packed][,entries=N]
+        The same. With --port, once or twice, frames are written once and sent round and round as
+        fast as the backend takes them, from the first port to the last; they are counted and not
+        looked at. One thread does both, at a fraction of a dataplane's cost.
   memory[,pps=N][,burst=N][,drop-every=N][,duplicate-every=N][,swap-every=N][,corrupt-every=N]
         A link in memory, from the sender straight to the sink: what both cost by themselves; with
         options a device whose faults are known.
@@ -45,6 +49,9 @@ Examples:
         asks for trials of 60 s (section 24)
   vrouter-perf pktgen --tx af_xdp:veth0,netns=left --packets 1000000 --flows 1000
         only send: another program counts
+  vrouter-perf pktgen --port vhost-user-client=/run/a.sock --port vhost-user-client=/run/b.sock \
+        --flows 10000 --seconds 2 --tx-cpu 0
+        what a switch between two vhost-user ports comes to
   vrouter-perf pktgen --rx af_xdp:veth2 --seconds 30 --json counts.json
         only receive
 
@@ -60,6 +67,11 @@ pub(crate) struct PktgenOptions {
     /// Where to receive: a port, which may be the same.
     #[arg(long, value_name = "PORT", group = "ports")]
     pub(crate) rx: Option<PortSpec>,
+    /// Sends prepared frames, untouched, from a vhost-user port to another, or back to the same
+    /// one; see below.
+    #[arg(long = "port", value_name = "PORT", group = "ports",
+          conflicts_with_all = ["tx", "rx", "rate", "packets", "search", "rx_cpu", "busy"])]
+    pub(crate) ports: Vec<PortSpec>,
     /// How fast: packets a second, or with a unit: 50kpps, 1.5Mpps, 2Gbit/s; max is as fast as the
     /// port takes them.
     #[arg(long, default_value = "max")]
@@ -70,8 +82,8 @@ pub(crate) struct PktgenOptions {
     /// How many packets, instead of how long.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) packets: Option<u64>,
-    /// Looks for the highest rate at which no more than some part is lost (RFC 2544 section 26.1), up
-    /// to --rate, in trials of --seconds each.
+    /// Looks for the highest rate at which no more than some part is lost (RFC 2544 section 26.1),
+    /// up to --rate, in trials of --seconds each.
     #[arg(long, conflicts_with = "packets", requires = "tx")]
     pub(crate) search: bool,
     /// With --search: a part that may be lost; may be repeated [default: 0 and 0.005].

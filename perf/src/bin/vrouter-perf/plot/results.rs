@@ -61,8 +61,7 @@ pub(super) struct CompareRow {
     pub(super) cycles_per_packet: Figures,
     pub(super) mpps: Figures,
     pub(super) vrouter_ratio: Figures,
-    pub(super) rounds: u32,
-    pub(super) rounds_disturbed: u32,
+    pub(super) remarks: Vec<String>,
     pub(super) not_fair: String,
 }
 
