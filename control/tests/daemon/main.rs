@@ -13,6 +13,7 @@ mod isolation;
 #[path = "../support/large_cluster.rs"]
 mod large_cluster;
 mod node;
+mod pod_list;
 mod policy;
 mod policy_budget;
 mod port_types;

@@ -117,7 +117,7 @@ struct ControlReport {
     policy: PolicyReport,
 }
 
-/// How NetworkPolicies stand.
+/// How network policies stand.
 #[derive(Debug, Serialize)]
 struct PolicyReport {
     policies: u32,

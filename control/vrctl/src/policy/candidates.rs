@@ -159,6 +159,29 @@ mod tests {
     }
 
     #[test]
+    fn a_present_connection_is_asked_about_as_it_was_opened() {
+        let flow = FlowStatus {
+            protocol: 6,
+            source: vec![10, 0, 0, 1],
+            source_port: 40_000,
+            destination: vec![10, 0, 0, 2],
+            destination_port: 80,
+            ..FlowStatus::default()
+        };
+        let candidate = present(&flow).unwrap();
+        assert_eq!(candidate.flow, Some(40_000));
+        assert_eq!(candidate.question.to, EndName::Address([10, 0, 0, 2].into()));
+        assert_eq!(
+            (candidate.question.protocol, candidate.question.port),
+            (Protocol::Tcp, Some(80))
+        );
+        // An echo's identifier is no port.
+        let ping = FlowStatus { protocol: 1, destination_port: 9, ..flow.clone() };
+        assert_eq!(present(&ping).unwrap().question.port, None);
+        assert!(present(&FlowStatus { protocol: 47, ..flow }).is_none(), "GRE");
+    }
+
+    #[test]
     fn what_is_too_much_is_counted() {
         let parties: Vec<_> = (0..200).map(|n| party(&format!("a/{n}"), true)).collect();
         let new = new_connections(&parties, &BTreeSet::new());
