@@ -10,7 +10,7 @@ use encap::MacAddress;
 use etherparse::{PacketBuilder, SlicedPacket};
 use perf::{
     bench_node::BenchNode,
-    figures::Figures,
+    figures::{Figures, per},
     machine::{Machine, pin},
     traffic::{self, Way},
 };
@@ -30,6 +30,9 @@ const FIRST_FLOOD_PORT: u16 = 1024;
 const FLOOD_PORTS: std::ops::Range<u16> = 1..1024;
 /// Where the established connections go.
 const SERVER_PORT: u16 = 2049;
+
+/// Established connections at most: one for each of the client's ports.
+const CLIENTS_MAX: u32 = 60_000;
 
 #[derive(Args, Debug)]
 pub(crate) struct FloodOptions {
@@ -70,9 +73,10 @@ pub(crate) fn run(options: &FloodOptions) -> anyhow::Result<()> {
         pin(cpu)?;
     }
     let connections = options.connections;
+    let most = connections.min(CLIENTS_MAX);
     let rows = [
-        measure("half-established", connections, (connections / 2).min(CLIENTS_MAX))?,
-        measure("all-established", connections.min(CLIENTS_MAX), connections.min(CLIENTS_MAX))?,
+        measure("half-established", connections, (connections / 2).min(most))?,
+        measure("all-established", most, most)?,
     ];
     let json = options.json.as_deref();
     if report::write_rows(&machine, &rows, json).context("cannot write the results")? {
@@ -81,9 +85,6 @@ pub(crate) fn run(options: &FloodOptions) -> anyhow::Result<()> {
     }
     Ok(())
 }
-
-/// Established connections at most: one for each of the client's ports.
-const CLIENTS_MAX: u32 = 60_000;
 
 fn show(rows: &[Row]) {
     println!(
@@ -170,7 +171,8 @@ fn flood(node: &mut BenchNode, hosts: &Hosts, packets: u32) -> Option<Figures> {
         took += node.process(hosts.client, &frames).0;
         bursts += 1;
         if bursts == BURSTS_PER_FIGURE {
-            figures.push(took.as_secs_f64() * 1e9 / (bursts * BURST_PACKETS_MAX) as f64);
+            let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+            figures.push(per(nanoseconds, (bursts * BURST_PACKETS_MAX) as u64));
             (took, bursts) = (Duration::ZERO, 0);
         }
     }
