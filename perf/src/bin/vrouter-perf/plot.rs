@@ -3,6 +3,7 @@
 mod chart;
 mod compare;
 mod document;
+mod flood;
 mod flowtable;
 mod pipeline;
 mod pods;
@@ -21,7 +22,7 @@ use serde::Serialize;
 
 use self::{
     document::Section,
-    results::{Comparison, FlowtableRow, PipelineRow, PolicyRow, read},
+    results::{Comparison, FloodRow, FlowtableRow, PipelineRow, PolicyRow, read},
 };
 use crate::report;
 
@@ -36,6 +37,9 @@ pub(crate) struct PlotOptions {
     /// What `vrouter-perf policy --json` wrote.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// What `vrouter-perf flood --json` wrote.
+    #[arg(long, value_name = "FILE")]
+    flood: Option<PathBuf>,
     /// What `vrouter-perf compare --json` wrote.
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
@@ -67,17 +71,19 @@ pub(crate) fn run(options: &PlotOptions) -> anyhow::Result<()> {
     let flowtable: Option<Vec<FlowtableRow>> = read(options.flowtable.as_deref())?;
     let pipeline: Option<Vec<PipelineRow>> = read(options.pipeline.as_deref())?;
     let policy: Option<Vec<PolicyRow>> = read(options.policy.as_deref())?;
+    let flood: Option<Vec<FloodRow>> = read(options.flood.as_deref())?;
     let comparison: Option<Comparison> = read(options.compare.as_deref())?;
     let is_nothing = flowtable.is_none() && pipeline.is_none() && policy.is_none();
-    if is_nothing && comparison.is_none() {
+    if is_nothing && flood.is_none() && comparison.is_none() {
         bail!(
-            "there is nothing to plot; give results with --flowtable, --pipeline, --policy or \
-             --compare"
+            "there is nothing to plot; give results with --flowtable, --pipeline, --policy, \
+             --flood or --compare"
         );
     }
     let is_empty = flowtable.as_ref().is_none_or(Vec::is_empty)
         && pipeline.as_ref().is_none_or(Vec::is_empty)
         && policy.as_ref().is_none_or(Vec::is_empty)
+        && flood.as_ref().is_none_or(Vec::is_empty)
         && comparison.as_ref().is_none_or(|it| it.rows.is_empty() && it.pods.is_empty());
     if is_empty {
         bail!("these results hold no row; measure again");
@@ -89,6 +95,7 @@ pub(crate) fn run(options: &PlotOptions) -> anyhow::Result<()> {
         .find_map(|row| row.machine.clone())
         .or_else(|| pipeline.iter().flatten().find_map(|row| row.machine.clone()))
         .or_else(|| policy.iter().flatten().find_map(|row| row.machine.clone()))
+        .or_else(|| flood.iter().flatten().find_map(|row| row.machine.clone()))
         .or_else(|| comparison.as_ref().map(|it| it.machine.clone()));
     let plots = relative(&options.plots, &options.document);
     let sections = [
@@ -96,6 +103,7 @@ pub(crate) fn run(options: &PlotOptions) -> anyhow::Result<()> {
         flowtable::section(flowtable.as_deref(), &plots),
         pipeline::section(pipeline.as_deref(), &plots),
         policy::section(policy.as_deref()),
+        flood::section(flood.as_deref()),
         compare::section(comparison.as_ref(), &plots),
         pods::section(comparison.as_ref(), &plots),
     ];

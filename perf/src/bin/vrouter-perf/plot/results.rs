@@ -51,6 +51,20 @@ pub(super) struct PolicyRow {
     pub(super) machine: Option<Machine>,
 }
 
+/// A row of `vrouter-perf flood`.
+#[derive(Debug, Deserialize)]
+pub(super) struct FloodRow {
+    pub(super) case: String,
+    pub(super) connections: u32,
+    pub(super) established: u32,
+    pub(super) packets: u32,
+    pub(super) ns_per_packet: Figures,
+    pub(super) established_lost: u64,
+    pub(super) evicted_half_open: u64,
+    pub(super) refused: u64,
+    pub(super) machine: Option<Machine>,
+}
+
 /// A row of `vrouter-perf compare`.
 #[derive(Debug, Deserialize)]
 pub(super) struct CompareRow {
