@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use control_api::node::Status;
 use rustix::net::{AddressFamily, SocketType, eth, ipproto, socket};
 use serde_json::json;
 
@@ -233,6 +234,19 @@ async fn no_packet_that_policy_denies_gets_through_from_before_the_add_on() {
         task.abort();
         delete_namespace(&namespace);
     }
+    // Without the policy, the peer is seen: it has been sending all the time.
+    node.write_manifest("demo.yaml", PODS);
+    let lifted = |status: &Status| status.policy.as_ref().is_some_and(|it| it.policies == 1);
+    node.until_status("the policy is gone", lifted).await;
+    let (seen, task) = watch(&node.add_pod("unknown"));
+    let ips = json!({"ips": TARGETS});
+    node.verb("ADD", "unknown").with("runtimeConfig", ips).succeed().await;
+    let started = Instant::now();
+    while seen.denied.load(Ordering::Relaxed) == 0 {
+        assert!(started.elapsed() < LIMIT, "the peer does not get through");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    task.abort();
     drop(senders);
 }
 
