@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
+    sync::Arc,
 };
 
 use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::apis::meta::v1::ObjectMeta};
@@ -36,8 +37,9 @@ const NODE_ADDRESSES_MAX: usize = 16;
 pub struct Cluster {
     /// The nodes by name. No two share an address or overlap in their ranges.
     pub nodes: BTreeMap<NodeName, Node>,
-    /// The pods by name. No two share an address; each address lies in its node's range.
-    pub pods: BTreeMap<PodName, Pod>,
+    /// The pods by name. No two share an address; each address lies in its node's range. Clusters
+    /// that differ in one pod share the others.
+    pub pods: BTreeMap<PodName, Arc<Pod>>,
     /// The namespaces and their labels.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// The network policies: what of them says something possible.
@@ -366,7 +368,7 @@ impl Building {
             port_type,
             shared_dir,
         };
-        self.cluster.pods.insert(pod_name, pod);
+        self.cluster.pods.insert(pod_name, Arc::new(pod));
         Ok(())
     }
 

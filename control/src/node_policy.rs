@@ -83,7 +83,7 @@ impl NodePolicy {
                 return None;
             }
             let new = new.cloned().or_else(|| {
-                let mut pod = cluster.pods.get(name).cloned()?;
+                let mut pod = cluster.pods.get(name).map(|pod| Pod::clone(pod))?;
                 self.put_out_of_scope(&mut pod);
                 Some(pod)
             });
@@ -136,7 +136,7 @@ impl NodePolicy {
         let claimants = cluster.pods.values().filter(|pod| !pod.host_network);
         for pod in claimants.filter(|pod| !holders.is_empty() && !pod.addresses.is_empty()) {
             if pod.addresses.iter().any(|ip| is_anothers(ip, &pod.name)) {
-                let mut pod = pod.clone();
+                let mut pod = Pod::clone(pod);
                 pod.addresses.retain(|ip| !is_anothers(ip, &pod.name));
                 self.put_out_of_scope(&mut pod);
                 corrected.insert(pod.name.clone(), pod);
@@ -145,8 +145,8 @@ impl NodePolicy {
         for attachment in attachments.values() {
             let name = &attachment.pod;
             let pod = corrected.entry(name.clone()).or_insert_with(|| {
-                let declared = cluster.pods.get(name).filter(|pod| !pod.host_network).cloned();
-                declared.unwrap_or_else(|| without_labels(name.clone()))
+                let declared = cluster.pods.get(name).filter(|pod| !pod.host_network);
+                declared.map_or_else(|| without_labels(name.clone()), |pod| Pod::clone(pod))
             });
             pod.node = Some(self.node.clone());
             for address in &attachment.addresses {

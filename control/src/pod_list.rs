@@ -13,7 +13,7 @@ impl Daemon {
     pub fn list_pods(&self) -> Vec<node::Pod> {
         self.desired
             .cluster()
-            .map_or_else(Vec::new, |cluster| cluster.pods.values().map(view).collect())
+            .map_or_else(Vec::new, |cluster| cluster.pods.values().map(|pod| view(pod)).collect())
     }
 }
 

@@ -1,37 +1,56 @@
 //! What has to be said to a compiler that knows one state of the cluster, so that it knows another.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::Change;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Pod};
 
 /// The changes that lead from `old` to `new`: what is gone first, so that nobody is found at an
 /// address that he has just left.
 #[must_use]
 pub fn changes(old: &Cluster, new: &Cluster) -> Vec<Change> {
-    let gone = gone(&old.pods, &new.pods).map(Change::PodGone);
-    let gone = gone.chain(self::gone(&old.policies, &new.policies).map(Change::PolicyGone));
-    let gone = gone.chain(self::gone(&old.namespaces, &new.namespaces).map(Change::NamespaceGone));
-    let namespaces = changed(&old.namespaces, &new.namespaces)
+    // Pods that the clusters share are not looked into: there are many.
+    let is_same_pod = |old: &Arc<Pod>, new: &Arc<Pod>| Arc::ptr_eq(old, new) || old == new;
+    let pods = difference(&old.pods, &new.pods, is_same_pod);
+    let policies = difference(&old.policies, &new.policies, PartialEq::eq);
+    let namespaces = difference(&old.namespaces, &new.namespaces, PartialEq::eq);
+    let gone = pods.gone.into_iter().cloned().map(Change::PodGone);
+    let gone = gone.chain(policies.gone.into_iter().cloned().map(Change::PolicyGone));
+    let gone = gone.chain(namespaces.gone.into_iter().cloned().map(Change::NamespaceGone));
+    let namespaces = namespaces
+        .changed
+        .into_iter()
         .map(|(name, labels)| Change::Namespace { name: name.clone(), labels: labels.clone() });
-    let pods = changed(&old.pods, &new.pods).map(|(_, pod)| Change::Pod(pod.clone()));
-    let policies = changed(&old.policies, &new.policies);
-    let policies = policies.map(|(_, policy)| Change::Policy(policy.clone()));
+    let pods = pods.changed.into_iter().map(|(_, pod)| Change::Pod(Pod::clone(pod)));
+    let policies = policies.changed.into_iter().map(|(_, policy)| Change::Policy(policy.clone()));
     gone.chain(namespaces).chain(pods).chain(policies).collect()
 }
 
-fn gone<'a, K: Clone + Ord, V>(
-    old: &'a BTreeMap<K, V>,
-    new: &'a BTreeMap<K, V>,
-) -> impl Iterator<Item = K> {
-    old.keys().filter(|name| !new.contains_key(name)).cloned()
+/// What is only in the old of two maps, and what is new or other in the new one.
+struct Difference<'a, K, V> {
+    gone: Vec<&'a K>,
+    changed: Vec<(&'a K, &'a V)>,
 }
 
-fn changed<'a, K: Ord, V: PartialEq>(
+/// One walk along both.
+fn difference<'a, K: Ord, V>(
     old: &'a BTreeMap<K, V>,
     new: &'a BTreeMap<K, V>,
-) -> impl Iterator<Item = (&'a K, &'a V)> {
-    new.iter().filter(|(name, object)| old.get(name) != Some(object))
+    is_same: impl Fn(&V, &V) -> bool,
+) -> Difference<'a, K, V> {
+    let (mut gone, mut changed) = (Vec::new(), Vec::new());
+    let mut before = old.iter().peekable();
+    for (name, object) in new {
+        while let Some((old, _)) = before.next_if(|(old, _)| *old < name) {
+            gone.push(old);
+        }
+        let known = before.next_if(|(old, _)| *old == name);
+        if known.is_none_or(|(_, known)| !is_same(known, object)) {
+            changed.push((name, object));
+        }
+    }
+    gone.extend(before.map(|(name, _)| name));
+    Difference { gone, changed }
 }
 
 #[cfg(test)]

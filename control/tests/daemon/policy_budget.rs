@@ -57,7 +57,7 @@ fn cluster() -> Cluster {
     let policies = policies.values().map(Policy::parse);
     Cluster {
         nodes: (0..100).map(node).collect(),
-        pods,
+        pods: pods.into_iter().map(|(name, pod)| (name, Arc::new(pod))).collect(),
         namespaces,
         policies: policies.map(|policy| (policy.name().clone(), policy)).collect(),
         ..Cluster::default()
@@ -114,7 +114,7 @@ async fn measure(desired: &Desired, sockets: &Path) -> Figures {
     let names = remote.into_iter().chain(local.iter().step_by(4)).map(|pod| pod.name.clone());
     for name in names.collect::<Vec<_>>() {
         for app in ["app-3", "app-4"] {
-            let pod = cluster.pods.get_mut(&name).unwrap();
+            let pod = Arc::make_mut(cluster.pods.get_mut(&name).unwrap());
             let is_local = pod.node.as_ref() == Some(&here);
             let change = if is_local { "labels of a local pod" } else { "labels of a remote pod" };
             pod.labels.insert("app".to_owned(), app.to_owned());

@@ -57,7 +57,7 @@ impl Offline {
 
     /// All pods.
     pub(crate) fn pods(&self) -> impl Iterator<Item = &Pod> {
-        self.world.cluster().pods.values()
+        self.world.cluster().pods.values().map(|pod| &**pod)
     }
 
     /// Protocols and ports at which some rule begins or ends.

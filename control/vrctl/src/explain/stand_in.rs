@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use control::{
@@ -50,7 +51,7 @@ pub(super) fn pardon(manifests: &Manifests) -> (Cluster, Pardons, Pardons) {
     }
     for (name, node) in nodes {
         if let Some(pod) = cluster.pods.get_mut(&name) {
-            pod.node = Some(node);
+            Arc::make_mut(pod).node = Some(node);
         }
     }
     let refused = refusals.into_iter().filter_map(|refusal| {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
 use control::{
@@ -84,12 +85,13 @@ impl World {
     pub(super) fn new(manifests: &Manifests, node: Option<&NodeName>, local: &[LocalPod]) -> Self {
         let (mut cluster, pardons, refused) = pardon(manifests);
         for found in local {
-            let pod = cluster.pods.entry(found.name.clone()).or_insert_with(|| found.unlabelled());
+            let pod = cluster.pods.entry(found.name.clone());
+            let pod = Arc::make_mut(pod.or_insert_with(|| Arc::new(found.unlabelled())));
             pod.addresses.clone_from(&found.addresses);
         }
         if let Some(node) = node {
             for pod in cluster.pods.values_mut().filter(|pod| pod.node.is_none()) {
-                pod.node = Some(node.clone());
+                Arc::make_mut(pod).node = Some(node.clone());
             }
         }
         let own = cluster.pods.values().filter(|pod| !pod.host_network);
