@@ -125,6 +125,19 @@ mod tests {
     }
 
     #[test]
+    fn prepared_frames_take_one_port_or_two() {
+        let ports = ["--port", "vhost-user-client=/a", "--port", "vhost-user-client=/b"];
+        for count in [2, 4] {
+            let words = ["vrouter-perf", "pktgen"].iter().chain(&ports[..count]);
+            let cli = Cli::try_parse_from(words).unwrap();
+            let Command::Pktgen(options) = cli.command else { panic!("{:?}", cli.command) };
+            assert_eq!(options.prepared.len(), count / 2);
+        }
+        let words = ["vrouter-perf", "pktgen", "--tx", "memory"].iter().chain(&ports);
+        assert!(Cli::try_parse_from(words).is_err());
+    }
+
+    #[test]
     fn cases_are_called_alike_in_options_and_results() {
         for case in Case::ALL {
             let option = case.to_possible_value().unwrap();

@@ -33,7 +33,7 @@ pub(crate) fn run(options: &PktgenOptions) -> anyhow::Result<ExitCode> {
         let set = FrameSet::new(addressing, &mix, options.flows)?;
         frames.push((mix, Arc::new(set)));
     }
-    if !options.ports.is_empty() {
+    if !options.prepared.is_empty() {
         return prepared::run(options, &frames);
     }
     let plan = plan(options)?;

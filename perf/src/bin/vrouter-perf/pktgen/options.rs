@@ -71,7 +71,7 @@ pub(crate) struct PktgenOptions {
     /// one; see below.
     #[arg(long = "port", value_name = "PORT", group = "ports",
           conflicts_with_all = ["tx", "rx", "rate", "packets", "search", "rx_cpu", "busy"])]
-    pub(crate) ports: Vec<PortSpec>,
+    pub(crate) prepared: Vec<PortSpec>,
     /// How fast: packets a second, or with a unit: 50kpps, 1.5Mpps, 2Gbit/s; max is as fast as the
     /// port takes them.
     #[arg(long, default_value = "max")]

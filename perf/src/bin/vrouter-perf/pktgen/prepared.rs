@@ -55,7 +55,7 @@ pub(super) fn run(
     options: &PktgenOptions,
     frames: &[(FrameMix, Arc<FrameSet>)],
 ) -> anyhow::Result<ExitCode> {
-    let (from, to) = match &options.ports[..] {
+    let (from, to) = match &options.prepared[..] {
         [port] => (port, None),
         [from, to] => (from, Some(to)),
         ports => bail!("{} ports were given; give --port once or twice", ports.len()),
