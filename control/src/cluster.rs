@@ -4,6 +4,11 @@
 //! all be in force. The older object stays: first by creation time, where there is one, then by
 //! name. So every node of a cluster comes to the same answer from the same objects, in whatever
 //! order it saw them. What is refused is named; the rest stays in force.
+//!
+//! Of a pod only the address is refused: its labels must go on isolating it. An address that two
+//! pods claim is kept for the first of them, but where policies name peers by labels it is
+//! nobody's: which of the two has it now, the objects do not say, and the other one's rights are
+//! not to be had by it.
 
 use std::{
     collections::BTreeMap,
@@ -37,7 +42,7 @@ const NODE_ADDRESSES_MAX: usize = 16;
 pub struct Cluster {
     /// The nodes by name. No two share an address or overlap in their ranges.
     pub nodes: BTreeMap<NodeName, Node>,
-    /// The pods by name. No two share an address; each address lies in its node's range. Clusters
+    /// The pods by name. No two hold one address; each address lies in its node's range. Clusters
     /// that differ in one pod share the others.
     pub pods: BTreeMap<PodName, Arc<Pod>>,
     /// The namespaces and their labels.
@@ -70,6 +75,8 @@ pub struct Pod {
     pub node: Option<NodeName>,
     /// Its addresses: at most one of each family.
     pub addresses: Vec<IpAddr>,
+    /// Those that another pod's object lists as well.
+    pub contested: Vec<IpAddr>,
     /// Whether it uses its node's own network instead of a port.
     pub host_network: bool,
     /// Its labels.
@@ -140,6 +147,12 @@ pub enum Conflict {
     )]
     OutsideRange { address: IpAddr, node: NodeName, ranges: String },
 
+    #[error(
+        "{fault}; the rest of the pod is in force, and policies that name peers by labels do not \
+         mean this address, except on the node where it is attached"
+    )]
+    PodAddress { fault: Box<Self> },
+
     #[error("{field}: there are {count}, at most {max} are possible")]
     TooMany { field: &'static str, count: usize, max: usize },
 
@@ -153,7 +166,7 @@ pub enum Conflict {
 impl Conflict {
     /// Whether the rest of the object is in force.
     fn is_partial(&self) -> bool {
-        matches!(self, Self::Policy { .. })
+        matches!(self, Self::Policy { .. } | Self::PodAddress { .. })
     }
 }
 
@@ -174,6 +187,29 @@ impl Node {
     #[must_use]
     pub fn is_assignable(&self, address: IpAddr) -> bool {
         self.ranges.iter().any(|range| range.is_assignable(address))
+    }
+}
+
+impl Pod {
+    /// A pod of which nothing is known but its name.
+    #[must_use]
+    pub fn unknown(name: PodName) -> Self {
+        Self {
+            name,
+            node: None,
+            addresses: Vec::new(),
+            contested: Vec::new(),
+            host_network: false,
+            labels: BTreeMap::new(),
+            named_ports: Vec::new(),
+            port_type: None,
+            shared_dir: None,
+        }
+    }
+
+    /// The addresses by which policies that name peers by labels mean it.
+    pub fn peer_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().copied().filter(|address| !self.contested.contains(address))
     }
 }
 
@@ -244,8 +280,11 @@ fn name(metadata: &ObjectMeta) -> String {
     metadata.name.clone().unwrap_or_default()
 }
 
-fn namespace(metadata: &ObjectMeta) -> String {
-    metadata.namespace.clone().unwrap_or_else(|| "default".to_owned())
+/// The namespace of an object that has one; left out or empty, it is `default`.
+#[must_use]
+pub fn namespace(metadata: &ObjectMeta) -> String {
+    let namespace = metadata.namespace.clone().filter(|name| !name.is_empty());
+    namespace.unwrap_or_else(|| "default".to_owned())
 }
 
 /// The cluster so far, and who holds what.
@@ -275,7 +314,7 @@ impl Building {
             Manifest::Pod(pod) => {
                 let pod_name = PodName::new(namespace(&pod.metadata), name(&pod.metadata));
                 let object = format!("Pod {pod_name}");
-                let result = self.add_pod(pod, pod_name);
+                let result = self.add_pod(pod, pod_name, &sourced.place);
                 self.refuse(&sourced.place, object, result);
             }
             Manifest::Namespace(namespace) => {
@@ -336,19 +375,32 @@ impl Building {
         Ok(())
     }
 
-    fn add_pod(&mut self, pod: &core::Pod, pod_name: PodName) -> Result<(), Conflict> {
-        self.check_name(&format!("Pod {pod_name}"), &pod_name.name)?;
+    fn add_pod(
+        &mut self,
+        pod: &core::Pod,
+        pod_name: PodName,
+        place: &Place,
+    ) -> Result<(), Conflict> {
+        let object = format!("Pod {pod_name}");
+        self.check_name(&object, &pod_name.name)?;
         let spec = pod.spec.as_ref();
         let node = spec.and_then(|spec| spec.node_name.clone()).map(NodeName::new);
         let host_network = spec.and_then(|spec| spec.host_network).unwrap_or(false);
-        let addresses = if is_over(pod) { Vec::new() } else { pod_addresses(pod)? };
+        let (listed, mut faults) =
+            if is_over(pod) { Default::default() } else { pod_addresses(pod) };
+        let mut addresses = listed.clone();
         if !host_network {
-            for address in &addresses {
-                self.check_pod_address(*address, node.as_ref())?;
-            }
-            for address in &addresses {
-                self.pod_addresses.insert(*address, pod_name.clone());
-            }
+            addresses = self.claim(addresses, &pod_name, node.as_ref(), &mut faults);
+        }
+        // Of two addresses of one family neither is known to be the pod's.
+        let doubled = doubled_families(&listed);
+        if !doubled.is_empty() {
+            addresses.retain(|address| !doubled.contains(&Family::of(*address)));
+            faults.push(Conflict::SecondOfFamily { field: "status.podIPs" });
+        }
+        for fault in faults {
+            let conflict = Conflict::PodAddress { fault: Box::new(fault) };
+            self.refuse(place, object.clone(), Err(conflict));
         }
         let labels = pod.metadata.labels.clone().unwrap_or_default();
         let annotations = pod.metadata.annotations.as_ref();
@@ -359,7 +411,6 @@ impl Building {
             .and_then(|volume| volume.host_path.as_ref())
             .map(|host_path| PathBuf::from(&host_path.path));
         let pod = Pod {
-            name: pod_name.clone(),
             node,
             addresses,
             host_network,
@@ -367,16 +418,44 @@ impl Building {
             named_ports: named_ports(pod),
             port_type,
             shared_dir,
+            ..Pod::unknown(pod_name.clone())
         };
         self.cluster.pods.insert(pod_name, Arc::new(pod));
         Ok(())
     }
 
-    fn check_pod_address(&self, address: IpAddr, node: Option<&NodeName>) -> Result<(), Conflict> {
-        if let Some(other) = self.pod_addresses.get(&address) {
-            let (field, other) = ("status.podIPs", format!("pod {other}"));
-            return Err(Conflict::AddressTaken { field, address, other });
+    /// Answers the addresses that nobody claimed before and that the pod's node can have. Who
+    /// claimed one of the others is not known by it any more.
+    fn claim(
+        &mut self,
+        listed: Vec<IpAddr>,
+        pod: &PodName,
+        node: Option<&NodeName>,
+        faults: &mut Vec<Conflict>,
+    ) -> Vec<IpAddr> {
+        let mut kept = Vec::new();
+        for address in listed {
+            if let Err(fault) = self.check_range(address, node) {
+                faults.push(fault);
+                continue;
+            }
+            let first = self.pod_addresses.entry(address).or_insert_with(|| pod.clone());
+            if first == pod {
+                kept.push(address);
+                continue;
+            }
+            let (field, other) = ("status.podIPs", format!("pod {first}"));
+            faults.push(Conflict::AddressTaken { field, address, other });
+            if let Some(first) = self.cluster.pods.get_mut(first)
+                && !first.contested.contains(&address)
+            {
+                Arc::make_mut(first).contested.push(address);
+            }
         }
+        kept
+    }
+
+    fn check_range(&self, address: IpAddr, node: Option<&NodeName>) -> Result<(), Conflict> {
         // A pod whose node is not known (yet) is nobody's: there is nothing to hold against it.
         match node.and_then(|node| self.cluster.nodes.get(node)) {
             Some(node) if !node.is_assignable(address) => Err(Conflict::OutsideRange {
@@ -452,24 +531,28 @@ fn ranges(node: &core::Node) -> Result<Vec<PodRange>, Conflict> {
         })?;
         ranges.push(range);
     }
-    let families: Vec<_> = ranges.iter().map(|range| Family::of(range.gateway())).collect();
-    check_families(&families, "spec.podCIDRs")?;
+    let gateways: Vec<_> = ranges.iter().map(PodRange::gateway).collect();
+    if !doubled_families(&gateways).is_empty() {
+        return Err(Conflict::SecondOfFamily { field: "spec.podCIDRs" });
+    }
     Ok(ranges)
 }
 
-fn pod_addresses(pod: &core::Pod) -> Result<Vec<IpAddr>, Conflict> {
-    let Some(status) = &pod.status else { return Ok(Vec::new()) };
+/// The addresses that a pod lists, and what else it lists there.
+fn pod_addresses(pod: &core::Pod) -> (Vec<IpAddr>, Vec<Conflict>) {
+    let (mut addresses, mut faults) = (Vec::new(), Vec::new());
+    let Some(status) = &pod.status else { return (addresses, faults) };
     let listed: Vec<&str> = match status.pod_ips.as_deref() {
         Some(listed) if !listed.is_empty() => listed.iter().map(|entry| &*entry.ip).collect(),
         _ => status.pod_ip.iter().map(String::as_str).filter(|text| !text.is_empty()).collect(),
     };
-    let mut addresses = Vec::new();
     for (index, text) in listed.into_iter().enumerate() {
-        addresses.push(parse_address(text, || format!("status.podIPs[{index}].ip"))?);
+        match parse_address(text, || format!("status.podIPs[{index}].ip")) {
+            Ok(address) => addresses.push(address),
+            Err(fault) => faults.push(fault),
+        }
     }
-    let families: Vec<_> = addresses.iter().map(|address| Family::of(*address)).collect();
-    check_families(&families, "status.podIPs")?;
-    Ok(addresses)
+    (addresses, faults)
 }
 
 /// A pod that has ended: its addresses are free (Kubernetes reuses them, too).
@@ -478,12 +561,10 @@ fn is_over(pod: &core::Pod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-fn check_families(families: &[Family], field: &'static str) -> Result<(), Conflict> {
-    let count = |family| families.iter().filter(|other| **other == family).count();
-    if count(Family::V4) > 1 || count(Family::V6) > 1 {
-        return Err(Conflict::SecondOfFamily { field });
-    }
-    Ok(())
+/// The families of which there is more than one address.
+fn doubled_families(addresses: &[IpAddr]) -> Vec<Family> {
+    let count = |family| addresses.iter().filter(|it| Family::of(**it) == family).count();
+    [Family::V4, Family::V6].into_iter().filter(|family| count(*family) > 1).collect()
 }
 
 fn parse_address(text: &str, field: impl Fn() -> String) -> Result<IpAddr, Conflict> {

@@ -62,6 +62,13 @@ impl PodName {
             format!("{self}/{interface}")
         }
     }
+
+    /// The pod that an interface's port is named after; the other way of [`port`](Self::port).
+    #[must_use]
+    pub fn of_port(port: &str) -> Option<Self> {
+        let mut parts = port.splitn(3, '/').filter(|part| !part.is_empty());
+        Some(Self::new(parts.next()?, parts.next()?))
+    }
 }
 
 impl fmt::Display for PodName {

@@ -6,7 +6,7 @@
 //! * Addresses that a pod was given here are its own, whether or not its object lists them.
 //! * An address that is attached here belongs to the pod it is attached for, and to nobody else:
 //!   an object that still claims it for another pod gives that pod no rights, and the pod that has
-//!   it now none of the other's.
+//!   it now none of the other's. Nor is it contested any more, as it is for every other node.
 //! * A pod that no object names (yet) has no labels. So policies that select every pod of its
 //!   namespace isolate it, as do those that ask for a label's absence; once its object comes, its
 //!   labels decide. A container without a pod is in the namespace `container`.
@@ -146,9 +146,10 @@ impl NodePolicy {
             let name = &attachment.pod;
             let pod = corrected.entry(name.clone()).or_insert_with(|| {
                 let declared = cluster.pods.get(name).filter(|pod| !pod.host_network);
-                declared.map_or_else(|| without_labels(name.clone()), |pod| Pod::clone(pod))
+                declared.map_or_else(|| Pod::unknown(name.clone()), |pod| Pod::clone(pod))
             });
             pod.node = Some(self.node.clone());
+            pod.contested.retain(|ip| !attachment.addresses.contains(ip));
             for address in &attachment.addresses {
                 if !pod.addresses.contains(address) {
                     pod.addresses.push(*address);
@@ -160,20 +161,6 @@ impl NodePolicy {
 
     fn put_out_of_scope(&self, pod: &mut Pod) {
         pod.node.take_if(|node| *node == self.node);
-    }
-}
-
-/// A pod of which nothing is known but that it is there.
-fn without_labels(name: PodName) -> Pod {
-    Pod {
-        name,
-        node: None,
-        addresses: Vec::new(),
-        host_network: false,
-        labels: BTreeMap::new(),
-        named_ports: Vec::new(),
-        port_type: None,
-        shared_dir: None,
     }
 }
 

@@ -7,7 +7,6 @@
 
 pub(crate) mod outer;
 pub(crate) mod outer_fragments;
-pub(crate) mod query;
 mod stage;
 mod tunnel_cache;
 
@@ -72,9 +71,6 @@ pub(crate) enum Message {
     Flow(TransportFacts),
     /// An echo request: a packet of a connection, unless it is for the gateway.
     EchoRequest,
-    /// An answer to an ICMP query: a packet of the connection that the request opened. It opens none
-    /// itself, or requests of the other side would pass as the answers to it.
-    QueryAnswer,
     /// An ICMP error, which belongs to the connection that it quotes.
     IcmpError,
     /// A later fragment: only its first one tells the ports.
@@ -91,7 +87,7 @@ pub(crate) struct Headers {
     pub(crate) vrf: VrfIndex,
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
-    /// Ports; of an ICMP query what [`query::ports`] says; else zero.
+    /// Ports; for echo messages the identifier as both; else zero.
     pub(crate) source_port: u16,
     pub(crate) destination_port: u16,
     pub(crate) protocol: IpProtocol,
@@ -141,13 +137,12 @@ impl Headers {
     }
 
     pub(crate) fn flow_detail(&self) -> Detail {
-        let (source_port, destination_port) = crate::flows::shown_ports(&self.key());
         Detail::Flow {
             protocol: self.protocol,
             source: self.source,
-            source_port,
+            source_port: self.source_port,
             destination: self.destination,
-            destination_port,
+            destination_port: self.destination_port,
         }
     }
 }
@@ -272,17 +267,14 @@ fn parse_transport(mut headers: Headers, bytes: &[u8], length: usize) -> Result<
         IpProtocol::ICMP if headers.source.is_ipv4() => {
             let (icmp, _) = IcmpView::parse(bytes)?;
             let kind = icmp.kind();
-            if let (Some(id), Some(asked)) = (icmp.echo_id(), kind.asked()) {
-                ports = query::ports(id, asked.0, kind.is_request());
-            }
+            let id = icmp.echo_id().unwrap_or(0);
+            ports = (id, id);
             if kind.is_error() {
                 Message::IcmpError
             } else if kind == encap::icmp::IcmpType::ECHO_REQUEST {
                 Message::EchoRequest
-            } else if kind.is_request() {
-                Message::Flow(TransportFacts::Datagram)
             } else if kind.is_query() {
-                Message::QueryAnswer
+                Message::Flow(TransportFacts::Datagram)
             } else {
                 Message::Unserved(kind.0, icmp.code())
             }
@@ -290,15 +282,14 @@ fn parse_transport(mut headers: Headers, bytes: &[u8], length: usize) -> Result<
         IpProtocol::ICMPV6 if headers.source.is_ipv6() => {
             let (icmp, _) = Icmpv6View::parse(bytes)?;
             let kind = icmp.kind();
-            if let (Some(id), Some(asked)) = (icmp.echo_id(), kind.asked()) {
-                ports = query::ports(id, asked.0, kind.is_request());
-            }
+            let id = icmp.echo_id().unwrap_or(0);
+            ports = (id, id);
             if kind.is_error() {
                 Message::IcmpError
-            } else if kind.is_request() {
+            } else if kind == encap::icmpv6::Icmpv6Type::ECHO_REQUEST {
                 Message::EchoRequest
             } else if kind.is_query() {
-                Message::QueryAnswer
+                Message::Flow(TransportFacts::Datagram)
             } else if kind.is_neighbour_discovery() {
                 Message::Neighbour(kind.0, icmp.code())
             } else {

@@ -34,6 +34,14 @@ fn names(cluster: &Cluster) -> Vec<&str> {
     cluster.nodes.keys().map(NodeName::as_str).collect()
 }
 
+fn named<'a>(cluster: &'a Cluster, name: &str) -> &'a Pod {
+    &cluster.pods[&PodName::new("default", name)]
+}
+
+fn addresses(texts: &[&str]) -> Vec<IpAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
 #[test]
 fn nodes_and_pods_are_read_with_both_families() {
     let (cluster, refusals) = parse(&[
@@ -86,24 +94,79 @@ fn nodes_that_share_an_address_or_claim_a_range_for_it_are_refused() {
 }
 
 #[test]
-fn of_two_pods_with_one_address_the_first_stays() {
+fn of_two_pods_with_one_address_the_first_keeps_it_and_policies_mean_neither_by_it() {
     let (cluster, refusals) = parse(&[
-        &node("a", "10.244.1.0/24", "192.0.2.1"),
-        &pod("y", "a", &["10.244.1.5"]),
-        &pod("x", "a", &["10.244.1.5"]),
+        &node("a", "10.244.1.0/24, 'fd00:1::/64'", "192.0.2.1"),
+        &pod("y", "a", &["10.244.1.5", "fd00:1::6"]),
+        &pod("x", "a", &["10.244.1.5", "fd00:1::5"]),
     ]);
-    assert_eq!(cluster.pods.keys().map(|pod| &*pod.name).collect::<Vec<_>>(), ["x"]);
-    assert!(refusals[0].to_string().contains("pod default/x"), "{}", refusals[0]);
+    let [refusal] = refusals.as_slice() else { panic!("{refusals:?}") };
+    let text = refusal.to_string();
+    assert!(text.contains("Pod default/y: status.podIPs: 10.244.1.5 belongs to pod default/x"));
+    assert!(text.contains("the rest of the pod is in force") && !text.contains("left out"));
+    let (x, y) = (named(&cluster, "x"), named(&cluster, "y"));
+    assert_eq!(x.addresses, addresses(&["10.244.1.5", "fd00:1::5"]), "IPAM keeps it for the first");
+    assert_eq!(x.peer_addresses().collect::<Vec<_>>(), addresses(&["fd00:1::5"]));
+    assert_eq!(y.addresses, addresses(&["fd00:1::6"]));
+    assert_eq!(y.labels["app"], "x", "what isolates it stays in force");
 }
 
 #[test]
-fn addresses_that_no_pod_of_the_node_can_have_are_refused() {
+fn addresses_that_no_pod_of_the_node_can_have_are_refused_and_no_others() {
     for address in ["10.244.2.5", "10.244.1.0", "10.244.1.1", "10.244.1.255", "fd00::5"] {
-        let (cluster, refusals) =
-            parse(&[&node("a", "10.244.1.0/24", "192.0.2.1"), &pod("x", "a", &[address])]);
-        assert!(cluster.pods.is_empty(), "{address}");
-        assert!(matches!(refusals[0].conflict, Conflict::OutsideRange { .. }), "{address}");
+        let (cluster, refusals) = parse(&[
+            &node("a", "10.244.1.0/24", "192.0.2.1"),
+            &node("b", "10.244.2.0/24", "192.0.2.2"),
+            &pod("old", "b", &["10.244.2.5"]),
+            &pod("x", "a", &[address]),
+        ]);
+        assert!(named(&cluster, "x").addresses.is_empty(), "{address}");
+        assert_eq!(named(&cluster, "x").node, Some(NodeName::new("a")));
+        assert_eq!(named(&cluster, "old").peer_addresses().count(), 1, "{address}");
+        let [refusal] = refusals.as_slice() else { panic!("{refusals:?}") };
+        assert!(refusal.to_string().contains("is not an address for pods of node a"), "{refusal}");
     }
+}
+
+#[test]
+fn a_pod_is_in_force_without_what_is_no_address_and_without_two_of_one_family() {
+    let (cluster, refusals) = parse(&[
+        &node("a", "10.244.1.0/24, 'fd00:1::/64'", "192.0.2.1"),
+        &pod("bad", "a", &["10.244.1", "fd00:1::5"]),
+        &pod("two", "a", &["10.244.1.6", "10.244.1.7", "fd00:1::6"]),
+        &pod("young", "a", &["10.244.1.7"]),
+    ]);
+    assert_eq!(named(&cluster, "bad").addresses, addresses(&["fd00:1::5"]));
+    assert_eq!(named(&cluster, "two").addresses, addresses(&["fd00:1::6"]));
+    assert!(named(&cluster, "young").addresses.is_empty(), "it may be the other's");
+    let texts: Vec<_> = refusals.iter().map(ToString::to_string).collect();
+    assert_eq!(texts.len(), 3, "{texts:?}");
+    assert!(texts[0].contains("status.podIPs[0].ip: `10.244.1` is not an IP address"), "{texts:?}");
+    assert!(texts[1].contains("status.podIPs: there are two of one family"), "{texts:?}");
+}
+
+#[test]
+fn of_two_objects_with_one_name_the_older_stays_whatever_their_order() {
+    let old = pod("x", "a", &["10.244.1.5"])
+        .replace("{name: x,", "{name: x, creationTimestamp: '2020-01-01T00:00:00Z',");
+    let young = pod("x", "a", &["10.244.1.6"])
+        .replace("{name: x,", "{name: x, creationTimestamp: '2021-01-01T00:00:00Z',");
+    for documents in [[&old, &young], [&young, &old]] {
+        let (cluster, refusals) = parse(&documents.map(String::as_str));
+        assert_eq!(named(&cluster, "x").addresses, addresses(&["10.244.1.5"]));
+        assert!(matches!(refusals[0].conflict, Conflict::Duplicate { .. }), "{refusals:?}");
+    }
+}
+
+#[test]
+fn an_empty_namespace_is_default_for_pods_as_for_policies() {
+    let pod = pod("x", "a", &[]).replace("{name: x,", "{name: x, namespace: '',");
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                  metadata: {name: p, namespace: ''}\nspec: {podSelector: {}}";
+    let (cluster, refusals) = parse(&[&pod, policy]);
+    assert!(refusals.is_empty(), "{refusals:?}");
+    assert_eq!(named(&cluster, "x").name.namespace, "default");
+    assert_eq!(cluster.policies.keys().next().unwrap().namespace, "default");
 }
 
 #[test]

@@ -149,6 +149,60 @@ fn an_address_that_is_attached_for_one_pod_gives_another_pod_no_rights() {
     assert_eq!(peers(&policy), address("10.244.1.9"));
 }
 
+/// Pods of node `a`, by name, label and what their objects list as addresses; one is refused.
+fn conflicting(pods: &[(&str, &str, &str)]) -> Arc<Cluster> {
+    let document = |(name, app, status): &(&str, &str, &str)| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{namespace: shop, name: {name}, labels: \
+             {{app: {app}}}}}, spec: {{nodeName: a, containers: []}}, status: {{podIPs: \
+             [{status}]}}}}\n"
+        )
+    };
+    let documents = pods.iter().map(document).collect::<Vec<_>>().concat();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("cluster.yaml"), [NODES, POLICIES, &documents].concat())
+        .unwrap();
+    let (cluster, problems) = load_folder(dir.path());
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    Arc::new(cluster)
+}
+
+/// What may be wrong with the addresses of the pod `new`, and the address that it really has.
+const FAULTS: [(&str, &str); 4] = [
+    ("{ip: 10.244.1.9}", "10.244.1.9"),
+    ("{ip: 10.9.9.9}", "10.9.9.9"),
+    ("{ip: 10.244.1.10}, {ip: 10.244.1.11}", "10.244.1.11"),
+    ("{ip: nonsense}", "10.244.1.12"),
+];
+
+#[test]
+fn a_pod_with_an_address_that_is_refused_is_isolated_by_its_labels() {
+    for (status, given) in FAULTS {
+        let old = ("a-old", "db", "{ip: 10.244.1.9}");
+        let cluster = conflicting(&[old, ("new", "web", status)]);
+        let policy = follow(&cluster, &[("new", given)]);
+        assert_eq!(isolating(&policy, "new"), ["shop/closed", "shop/web"], "{status}");
+    }
+}
+
+#[test]
+fn an_address_that_is_refused_is_a_peer_only_on_the_node_where_it_is_attached() {
+    for (status, given) in FAULTS {
+        let (web, old) = (("web", "web", ""), ("a-old", "client", "{ip: 10.244.1.9}"));
+        let new = ("new", "client", status);
+        let cluster = conflicting(&[web, old, new]);
+        // Where only one claims it, it is that one's.
+        let undisputed =
+            if given == "10.244.1.9" { BTreeSet::new() } else { address("10.244.1.9") };
+        let elsewhere = follow(&cluster, &[("web", "10.244.1.5")]);
+        assert_eq!(peers(&elsewhere), undisputed, "{status}: nobody has another's rights");
+        let here = follow(&cluster, &[("web", "10.244.1.5"), ("new", given)]);
+        assert_eq!(peers(&here), &undisputed | &address(given), "{status}: the one attached");
+        let first = follow(&cluster, &[("web", "10.244.1.5"), ("a-old", "10.244.1.9")]);
+        assert_eq!(peers(&first), address("10.244.1.9"), "{status}: the first is attached");
+    }
+}
+
 #[test]
 fn sets_that_no_attached_pod_needs_are_not_there() {
     let cluster = cluster(&[

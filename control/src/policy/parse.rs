@@ -1,9 +1,7 @@
 //! From a `NetworkPolicy` object to a policy, each field checked once.
 //!
-//! A rule with a field that says nothing possible allows nothing; all else of the policy holds. Of
-//! `podSelector`, what can be read selects, and so at least the pods that are meant; but the policy
-//! then allows nothing, since its rules may not be for all of them. So a mistake never opens a pod
-//! that the policy closes.
+//! A rule with a field that says nothing possible allows nothing; all else of the policy holds. So
+//! a mistake never opens a pod that the policy closes.
 
 use k8s_openapi::{
     api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec},
@@ -19,7 +17,7 @@ use super::{
     section::{Direction, Ports, Section, SectionBuilder},
     selector::Selector,
 };
-use crate::cluster::Protocol;
+use crate::cluster::{self, Protocol};
 
 /// The longest name of a port, in bytes, as Kubernetes has it (RFC 6335 section 5.1).
 const PORT_NAME_BYTES_MAX: usize = 15;
@@ -28,8 +26,8 @@ const PORT_NAME_BYTES_MAX: usize = 15;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     pub(super) name: PolicyName,
-    /// Which pods of the namespace it selects: at least those that are meant.
-    pub(super) selector: Selector,
+    /// Which pods of the namespace it selects; `None`: it cannot be told.
+    pub(super) selector: Option<Selector>,
     /// What it allows, by [`Direction`]; `None`: it does not isolate in that direction.
     pub(super) sections: [Option<Section>; 2],
     problems: Vec<PolicyProblem>,
@@ -49,27 +47,21 @@ impl Policy {
     #[must_use]
     pub fn parse(object: &NetworkPolicy) -> Self {
         let metadata = &object.metadata;
-        let namespace = metadata.namespace.clone().filter(|name| !name.is_empty());
         let name = PolicyName {
-            namespace: namespace.unwrap_or_else(|| "default".to_owned()),
+            namespace: cluster::namespace(metadata),
             name: metadata.name.clone().unwrap_or_default(),
         };
         let empty = NetworkPolicySpec::default();
         let spec = object.spec.as_ref().unwrap_or(&empty);
         let mut problems = Problems { policy: name.to_string(), list: Vec::new() };
 
-        let (selector, faults) =
-            Selector::parse_rest(spec.pod_selector.as_ref(), "spec.podSelector");
-        let allows_nothing = !faults.is_empty();
-        for fault in faults {
-            problems.push(fault, Consequence::PolicyAllowsNothing);
-        }
+        let selector = Selector::parse(spec.pod_selector.as_ref(), "spec.podSelector");
+        let selector = problems.keep(selector, Consequence::SelectsNothing);
         let directions = directions(spec, &mut problems);
         let sections = Direction::BOTH.map(|direction| {
             directions.contains(&direction).then(|| {
                 let rules = rules(spec, direction);
-                let section = section(&name.namespace, direction, &rules, &mut problems);
-                if allows_nothing { Section::default() } else { section }
+                section(&name.namespace, direction, &rules, &mut problems)
             })
         });
         Self { name, selector, sections, problems: problems.list }
@@ -144,21 +136,28 @@ fn rules(spec: &NetworkPolicySpec, direction: Direction) -> Vec<RawRule<'_>> {
 }
 
 /// The directions in which the policy isolates. Without `policyTypes`: ingress, and egress if there
-/// is a rule for it. With a type that is none: both, since either may have been meant.
+/// is a rule for it.
 fn directions(spec: &NetworkPolicySpec, problems: &mut Problems) -> Vec<Direction> {
     let listed = spec.policy_types.as_deref().unwrap_or_default();
     let mut directions = Vec::new();
+    let mut is_bad = false;
     for (index, word) in listed.iter().enumerate() {
         match word.as_str() {
             "Ingress" => directions.push(Direction::Ingress),
             "Egress" => directions.push(Direction::Egress),
             _ => {
-                directions.extend(Direction::BOTH);
+                is_bad = true;
                 let fault = Fault::UnknownType { word: word.clone() };
                 let fault = fault.at(format!("spec.policyTypes[{index}]"));
-                problems.push(fault, Consequence::IsolatesBoth);
+                problems.push(fault, Consequence::IsolatesBySections);
             }
         }
+    }
+    if is_bad && spec.ingress.is_some() {
+        directions.push(Direction::Ingress);
+    }
+    if is_bad && spec.egress.is_some() {
+        directions.push(Direction::Egress);
     }
     if directions.is_empty() {
         directions.push(Direction::Ingress);

@@ -72,7 +72,7 @@ impl PodEntry {
             namespace,
             is_in_scope,
             labels: Labels::from(&pod.labels),
-            addresses: pod.addresses.clone(),
+            addresses: pod.peer_addresses().collect(),
             named_ports,
             memberships: Vec::new(),
             sets: [None; 2],
@@ -89,10 +89,10 @@ impl NamespaceEntry {
 }
 
 /// A namespace's labels. The API server sees to it that each has its name as one; manifests need
-/// not write it down, and cannot give a namespace another's.
+/// not write it down.
 pub(super) fn namespace_labels(name: &str, labels: &BTreeMap<String, String>) -> Labels {
     let mut labels = labels.clone();
-    labels.insert(NAMESPACE_NAME_LABEL.to_owned(), name.to_owned());
+    labels.entry(NAMESPACE_NAME_LABEL.to_owned()).or_insert_with(|| name.to_owned());
     Labels::from(&labels)
 }
 

@@ -62,36 +62,20 @@ impl From<&BTreeMap<String, String>> for Labels {
 impl Selector {
     /// Reads a selector; an absent one is an empty one here, which matches everything.
     pub(super) fn parse(selector: Option<&LabelSelector>, path: &str) -> Result<Self, FieldFault> {
-        let (selector, faults) = Self::parse_rest(selector, path);
-        faults.into_iter().next().map_or(Ok(selector), Err)
-    }
-
-    /// Reads what can be read of a selector, and names the rest. Without requirements that cannot
-    /// be read it matches whatever the whole would match, and more.
-    pub(super) fn parse_rest(
-        selector: Option<&LabelSelector>,
-        path: &str,
-    ) -> (Self, Vec<FieldFault>) {
-        let Some(selector) = selector else { return Default::default() };
-        let (mut requirements, mut faults) = (Vec::new(), Vec::new());
+        let Some(selector) = selector else { return Ok(Self::default()) };
+        let mut requirements = Vec::new();
         for (key, value) in selector.match_labels.iter().flatten() {
-            match check_key(key) {
-                Ok(()) => {
-                    let condition = Condition::In(vec![value.clone()]);
-                    requirements.push(Requirement { key: key.clone(), condition });
-                }
-                Err(fault) => faults.push(fault.at(format!("{path}.matchLabels"))),
-            }
+            check_key(key).map_err(|fault| fault.at(format!("{path}.matchLabels")))?;
+            let condition = Condition::In(vec![value.clone()]);
+            requirements.push(Requirement { key: key.clone(), condition });
         }
         for (index, expression) in selector.match_expressions.iter().flatten().enumerate() {
-            match Requirement::parse(expression, &format!("{path}.matchExpressions[{index}]")) {
-                Ok(requirement) => requirements.push(requirement),
-                Err(fault) => faults.push(fault),
-            }
+            let path = format!("{path}.matchExpressions[{index}]");
+            requirements.push(Requirement::parse(expression, &path)?);
         }
         requirements.sort();
         requirements.dedup();
-        (Self { requirements }, faults)
+        Ok(Self { requirements })
     }
 
     /// Whether labels are as they must be.

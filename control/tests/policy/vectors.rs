@@ -105,6 +105,7 @@ impl CasePod {
             labels: self.labels.clone().unwrap_or_default(),
             named_ports: self.containers.iter().map(port).collect(),
             port_type: None,
+            contested: Vec::new(),
             shared_dir: None,
         }
     }

@@ -80,6 +80,7 @@ fn pod(namespace: u16, number: u16) -> Pod {
             number: 8080 + number % 3,
         }],
         port_type: None,
+        contested: Vec::new(),
         shared_dir: None,
     }
 }

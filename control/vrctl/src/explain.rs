@@ -64,6 +64,9 @@ pub(crate) enum ExplainFailure {
     #[error(transparent)]
     Live(#[from] LiveError),
 
+    #[error("the engine left this question without an answer; ask again")]
+    NoAnswer,
+
     #[error(transparent)]
     Probes(#[from] ReadProbesError),
 
@@ -104,11 +107,16 @@ pub(crate) async fn run(
             Asked::Many(questions) => {
                 let good: Vec<&Question> = questions.iter().flatten().collect();
                 let mut answers = live.answers(&good).await?.into_iter();
-                print_all(&questions, |_| answers.next(), printer)
+                // A question that has none keeps its place, so that the others keep theirs.
+                let answer = |_: &Question| match answers.next() {
+                    Some(answer) => answer.map_err(ExplainFailure::from),
+                    None => Err(ExplainFailure::NoAnswer),
+                };
+                print_all(&questions, answer, printer)
             }
         };
     };
-    let mut offline = Offline::open(folder, options.node.as_ref(), &[])?;
+    let mut offline = Offline::open(folder, options.node.as_ref(), None)?;
     if let Some(node) = options.node.as_ref().filter(|node| !offline.knows(node)) {
         eprintln!("vrctl: no manifest is about a node {node}; its own addresses are not known");
     }
@@ -118,7 +126,7 @@ pub(crate) async fn run(
             print(&answer, options, printer, |direction| offline.near_misses(&question, direction))
         }
         Asked::Many(questions) => {
-            print_all(&questions, |question| Some(offline.answer(question)), printer)
+            print_all(&questions, |question| offline.answer(question), printer)
         }
     }
 }
@@ -158,20 +166,20 @@ fn print(
 /// Prints a list of answers. `answer` is called once for each question that was understood.
 fn print_all<E: Error>(
     questions: &[Result<Question, QuestionError>],
-    mut answer: impl FnMut(&Question) -> Option<Result<Answer, E>>,
+    mut answer: impl FnMut(&Question) -> Result<Answer, E>,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
     let entry = |question: &Result<Question, QuestionError>| {
         let error = match question {
-            Ok(question) => match answer(question)? {
-                Ok(answer) => return Some(Entry::Answer(Box::new(answer))),
+            Ok(question) => match answer(question) {
+                Ok(answer) => return Entry::Answer(Box::new(answer)),
                 Err(error) => error.to_string(),
             },
             Err(error) => error.to_string(),
         };
-        Some(Entry::Error(Unanswered { error }))
+        Entry::Error(Unanswered { error })
     };
-    let entries: Vec<Entry> = questions.iter().filter_map(entry).collect();
+    let entries: Vec<Entry> = questions.iter().map(entry).collect();
     printer.list(&entries)?;
     let mut errors = entries.iter().enumerate().filter_map(|(index, entry)| match entry {
         Entry::Error(unanswered) => Some((index, unanswered.error.clone())),

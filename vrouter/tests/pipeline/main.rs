@@ -22,7 +22,6 @@ mod namespace;
 mod noise;
 mod offload;
 mod policy;
-mod queries;
 mod refusals;
 mod related;
 mod rig;

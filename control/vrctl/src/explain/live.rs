@@ -84,8 +84,6 @@ pub(crate) enum LiveError {
     ControlAway { pod: PodName, error: String },
     #[error("pod {pod} has no address: it is not attached, and status.podIPs says none")]
     NoAddress { pod: PodName },
-    #[error("{end} has no address of family {family}")]
-    NoAddressOfFamily { end: EndName, family: u8 },
     #[error("{from} and {to} have no family in common, so nothing passes between them")]
     NoCommonFamily { from: EndName, to: EndName },
 }
@@ -121,14 +119,17 @@ impl<'a> Live<'a> {
         &self.ports
     }
 
-    /// The pods behind the guest ports of primary interfaces.
+    /// The pods behind the guest ports, with the addresses of all their interfaces.
     pub(crate) fn local_pods(&self) -> Vec<LocalPod> {
-        let pods = self.ports.iter().filter_map(|(port, addresses)| {
-            let EndName::Pod(name) = port.parse().ok()? else { return None };
-            let node = self.node.as_ref().map(NodeName::new);
-            Some(LocalPod { name, node, addresses: addresses.clone() })
-        });
-        pods.collect()
+        let mut pods: BTreeMap<PodName, Vec<IpAddr>> = BTreeMap::new();
+        for (port, addresses) in &self.ports {
+            if let Some(name) = PodName::of_port(port) {
+                pods.entry(name).or_default().extend(addresses);
+            }
+        }
+        let node = self.node.as_ref().map(NodeName::new);
+        let local = |(name, addresses)| LocalPod { name, node: node.clone(), addresses };
+        pods.into_iter().map(local).collect()
     }
 
     /// This node's name, if the engine knows it.
@@ -274,17 +275,8 @@ impl<'a> Live<'a> {
             let of = |all: &[IpAddr]| all.iter().copied().find(|it| Family::of(*it) == family);
             Some([of(&all_from)?, of(&all_to)?])
         };
-        match family {
-            None => pick(Family::V4)
-                .or_else(|| pick(Family::V6))
-                .ok_or_else(|| LiveError::NoCommonFamily { from: from.clone(), to: to.clone() }),
-            Some(family) => pick(*family).ok_or_else(|| {
-                let has = all_from.iter().any(|it| Family::of(*it) == *family);
-                let end = if has { to.clone() } else { from.clone() };
-                let family = if *family == Family::V4 { 4 } else { 6 };
-                LiveError::NoAddressOfFamily { end, family }
-            }),
-        }
+        let found = question.families().into_iter().find_map(pick);
+        found.ok_or_else(|| LiveError::NoCommonFamily { from: from.clone(), to: to.clone() })
     }
 
     /// The addresses that an end may use. An address stands for the pod that has it; the pod's other
@@ -317,7 +309,8 @@ impl<'a> Live<'a> {
     fn view(&self, name: &EndName, address: IpAddr) -> EndView {
         let ip = address.to_string();
         if let Some(port) = self.ports_by_address.get(&address) {
-            return EndView { pod: Some(port.clone()), ip, node: self.node.clone() };
+            let pod = PodName::of_port(port).map_or_else(|| port.clone(), |pod| pod.to_string());
+            return EndView { pod: Some(pod), ip, node: self.node.clone() };
         }
         let asked = match name {
             EndName::Pod(pod) => Some(pod),

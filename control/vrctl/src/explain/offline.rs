@@ -37,7 +37,8 @@ pub(super) struct NearMiss {
 }
 
 impl Offline {
-    /// Reads a folder of manifests and compiles the policies of all pods.
+    /// Reads a folder of manifests and compiles the policies of all pods. `local`: the pods that are
+    /// attached to `node`, which count as they are.
     ///
     /// # Errors
     ///
@@ -45,7 +46,7 @@ impl Offline {
     pub(crate) fn open(
         folder: &Path,
         node: Option<&NodeName>,
-        local: &[LocalPod],
+        local: Option<&[LocalPod]>,
     ) -> Result<Self, ExplainFailure> {
         let manifests = Manifests::load(folder)
             .map_err(|source| ExplainFailure::Manifest { folder: folder.to_owned(), source })?;
@@ -183,14 +184,12 @@ impl Case<'_> {
     fn notes(&self, egress: &Reason, ingress: &Reason) -> Vec<String> {
         let mut notes = Vec::new();
         for end in [self.from, self.to] {
-            if let Owner::Pod(pod) = end.owner
-                && let Some(why) = self.world.pardon(&pod.name)
-            {
-                notes.push(format!(
-                    "pod {} is judged as if this were mended, and until then control leaves it \
-                     out: {why}",
-                    pod.name
-                ));
+            let Owner::Pod(Pod { name, .. }) = end.owner else { continue };
+            if let Some(why) = self.world.pardon(name) {
+                notes.push(format!("pod {name} is judged as if this were mended: {why}"));
+            }
+            if let Some(why) = self.world.refused(name) {
+                notes.push(format!("pod {name} is judged without an address: {why}"));
             }
         }
         for name in egress.policies.iter().chain(&ingress.policies) {

@@ -96,6 +96,15 @@ impl Question {
         }
     }
 
+    /// The families to try, in this order: the one that is asked for matters only where both ends
+    /// have both, and IPv4 comes first.
+    pub(crate) fn families(&self) -> [Family; 2] {
+        match self.family {
+            Some(Family::V6) => [Family::V6, Family::V4],
+            Some(Family::V4) | None => [Family::V4, Family::V6],
+        }
+    }
+
     /// Reads an entry of a file of probes. Fields that mean nothing here are ignored, as are those
     /// that are `null`. Without a protocol it is TCP, as in policies.
     ///

@@ -1,9 +1,9 @@
-//! Pods that control leaves out because of their addresses, judged as if that were mended.
+//! Pods that control leaves without an address, judged as if that were mended.
 //!
 //! Two pods may claim one address for a moment: one has ended, and its object does not say so yet.
-//! On the node only the older one is there. But who asks for the other by name wants to know what
-//! its labels would do; so it gets an address of its own, which no block of a policy names short of
-//! one for all addresses. The answer says so.
+//! To control the address is nobody's then. But who asks for one of them by name wants to know what
+//! its labels would do; so the second gets an address of its own, which no block of a policy names
+//! short of one for all addresses. The answer says so.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use control::{
-    cluster::{Cluster, Conflict, Refusal},
+    cluster::{self, Cluster, Conflict, Refusal},
     manifests::{Manifest, Sourced},
     names::{NodeName, PodName},
 };
@@ -20,11 +20,11 @@ use k8s_openapi::api::core::v1 as core;
 
 use crate::manifests::Manifests;
 
-/// Why pods are judged that control leaves out, by name.
+/// What is wrong with the addresses of pods, by name.
 pub(super) type Pardons = BTreeMap<PodName, String>;
 
-/// The cluster with as many of the refused pods as can be judged, why these are, and why the others
-/// are not.
+/// The cluster with as many of the refused addresses as can be judged, why these are, and why the
+/// others are not.
 pub(super) fn pardon(manifests: &Manifests) -> (Cluster, Pardons, Pardons) {
     let mut pardons = Pardons::new();
     let mut nodes: BTreeMap<PodName, NodeName> = BTreeMap::new();
@@ -63,7 +63,8 @@ pub(super) fn pardon(manifests: &Manifests) -> (Cluster, Pardons, Pardons) {
 
 /// Takes away what a pod is refused for; tells whether anything was.
 fn mend(pod: &mut core::Pod, refusal: &Refusal, stand_ins: &mut StandIns) -> bool {
-    match &refusal.conflict {
+    let Conflict::PodAddress { fault } = &refusal.conflict else { return false };
+    match &**fault {
         Conflict::AddressTaken { field: "status.podIPs", address, .. } => {
             stand_ins.replace(pod, *address)
         }
@@ -82,8 +83,7 @@ fn find<'a>(objects: &'a mut [Sourced], refusal: &Refusal) -> Option<(&'a mut co
 }
 
 fn pod_name(pod: &core::Pod) -> PodName {
-    let namespace = pod.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
-    PodName::new(namespace, pod.metadata.name.clone().unwrap_or_default())
+    PodName::new(cluster::namespace(&pod.metadata), pod.metadata.name.clone().unwrap_or_default())
 }
 
 /// Addresses that nobody has: of the block reserved for future use (RFC 1112 section 4), and of the

@@ -1,10 +1,6 @@
 //! Who is who in a cluster that manifests describe.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use control::{
     cluster::{Cluster, Family, Pod},
@@ -27,10 +23,10 @@ pub(super) struct World {
     cluster: Cluster,
     pods_by_address: HashMap<IpAddr, PodName>,
     nodes_by_address: HashMap<IpAddr, NodeName>,
-    /// Pods that control leaves out and that are judged all the same, and why.
+    /// Pods that are judged by addresses that control does not take for theirs, and why it does not.
     pardons: Pardons,
-    /// Pods that are left out altogether, and why.
-    refused: BTreeMap<PodName, String>,
+    /// Pods of which addresses are left out, or all, and why.
+    refused: Pardons,
 }
 
 /// One end of a connection: who it is, and the address that it uses.
@@ -64,15 +60,13 @@ pub(super) enum Owner<'a> {
 pub(crate) enum ResolveError {
     #[error("there is no pod {pod} in the manifests; {known}")]
     NoSuchPod { pod: PodName, known: String },
-    #[error("pod {pod} is left out: {reason}")]
+    #[error("pod {pod} has no address that counts: {reason}")]
     Refused { pod: PodName, reason: String },
     #[error(
         "pod {pod} has no address: it is not running yet, or has ended; nothing reaches it, and \
          status.podIPs says nothing else"
     )]
     NoAddress { pod: PodName },
-    #[error("{end} has no {} address; ask with family {}", word(*family), digit(other(*family)))]
-    NoAddressOfFamily { end: EndName, family: Family },
     #[error("{from} and {to} have no family in common, so nothing passes between them")]
     NoCommonFamily { from: EndName, to: EndName },
 }
@@ -80,15 +74,18 @@ pub(crate) enum ResolveError {
 impl World {
     /// The cluster of a folder of manifests.
     ///
-    /// Pods that are on no node yet are taken to be on `node`, if one is given. Pods of `local` have
-    /// these addresses, and no labels if there is no manifest of theirs.
-    pub(super) fn new(manifests: &Manifests, node: Option<&NodeName>, local: &[LocalPod]) -> Self {
-        let (mut cluster, pardons, refused) = pardon(manifests);
-        for found in local {
-            let pod = cluster.pods.entry(found.name.clone());
-            let pod = Arc::make_mut(pod.or_insert_with(|| Arc::new(found.unlabelled())));
-            pod.addresses.clone_from(&found.addresses);
-        }
+    /// Pods that are on no node yet are taken to be on `node`, if one is given. With `local` it is
+    /// the cluster as that node has it.
+    pub(super) fn new(
+        manifests: &Manifests,
+        node: Option<&NodeName>,
+        local: Option<&[LocalPod]>,
+    ) -> Self {
+        let (mut cluster, pardons, refused) = match local {
+            Some(_) => (manifests.cluster.clone(), Pardons::new(), Pardons::new()),
+            None => pardon(manifests),
+        };
+        attach(&mut cluster, local.unwrap_or_default());
         if let Some(node) = node {
             for pod in cluster.pods.values_mut().filter(|pod| pod.node.is_none()) {
                 Arc::make_mut(pod).node = Some(node.clone());
@@ -117,28 +114,17 @@ impl World {
     ///
     /// # Errors
     ///
-    /// Fails if an end does not exist, or has no address of the family.
+    /// Fails if an end does not exist, or the ends have no family in common.
     pub(super) fn resolve(&self, question: &Question) -> Result<[End<'_>; 2], ResolveError> {
         let names = [&question.from, &question.to];
         let [from, to] = names.map(|name| self.candidates(name, question.family.is_some()));
         let (from, to) = (from?, to?);
         let find = |family| Some((from.of(family)?, to.of(family)?));
-        let found = match question.family {
-            Some(family) => {
-                for (end, name) in [(&from, names[0]), (&to, names[1])] {
-                    if end.of(family).is_none() {
-                        let end = name.clone();
-                        return Err(ResolveError::NoAddressOfFamily { end, family });
-                    }
-                }
-                find(family)
-            }
-            None => find(Family::V4).or_else(|| find(Family::V6)),
-        };
         let no_common = || ResolveError::NoCommonFamily {
             from: question.from.clone(),
             to: question.to.clone(),
         };
+        let found = question.families().into_iter().find_map(find);
         let (from_address, to_address) = found.ok_or_else(no_common)?;
         Ok([
             End { address: from_address, owner: from.owner },
@@ -156,9 +142,14 @@ impl World {
         policy.into_iter().flat_map(Policy::problems)
     }
 
-    /// Why a pod is judged although control leaves it out.
+    /// Why a pod is judged by an address that control does not take for its own.
     pub(super) fn pardon(&self, pod: &PodName) -> Option<&str> {
         self.pardons.get(pod).map(String::as_str)
+    }
+
+    /// Why a pod is judged without one of its addresses.
+    pub(super) fn refused(&self, pod: &PodName) -> Option<&str> {
+        self.refused.get(pod).map(String::as_str)
     }
 
     /// Who is meant, and the addresses that it may use. An address stands for the pod that has it;
@@ -175,7 +166,7 @@ impl World {
                 let is_anywhere = !addresses.is_empty();
                 return is_anywhere
                     .then_some(Candidates { owner: Owner::Pod(pod), addresses })
-                    .ok_or_else(|| ResolveError::NoAddress { pod: name.clone() });
+                    .ok_or_else(|| self.no_address(name));
             }
             EndName::Address(address) => *address,
         };
@@ -209,6 +200,14 @@ impl World {
         }
     }
 
+    fn no_address(&self, pod: &PodName) -> ResolveError {
+        let pod = pod.clone();
+        match self.refused.get(&pod).cloned() {
+            Some(reason) => ResolveError::Refused { pod, reason },
+            None => ResolveError::NoAddress { pod },
+        }
+    }
+
     fn known_pods(&self, missing: &PodName) -> String {
         let namespace = &missing.namespace;
         let pods = self.cluster.pods.keys().filter(|pod| pod.namespace == *namespace);
@@ -225,18 +224,31 @@ impl World {
     }
 }
 
-impl LocalPod {
-    fn unlabelled(&self) -> Pod {
-        Pod {
-            name: self.name.clone(),
-            node: self.node.clone(),
-            addresses: Vec::new(),
-            host_network: false,
-            labels: BTreeMap::new(),
-            named_ports: Vec::new(),
-            port_type: None,
-            shared_dir: None,
+/// Corrects pods by what is attached, as control does on that node: a pod has what it is attached
+/// by, and nobody else has that.
+fn attach(cluster: &mut Cluster, local: &[LocalPod]) {
+    let mut holders: HashMap<IpAddr, &PodName> = HashMap::new();
+    for found in local {
+        holders.extend(found.addresses.iter().map(|address| (*address, &found.name)));
+    }
+    let is_anothers =
+        |ip: &IpAddr, pod: &PodName| holders.get(ip).is_some_and(|holder| *holder != pod);
+    for pod in cluster.pods.values_mut().filter(|pod| !pod.host_network) {
+        if pod.addresses.iter().any(|ip| is_anothers(ip, &pod.name)) {
+            let pod = Arc::make_mut(pod);
+            pod.addresses.retain(|ip| !is_anothers(ip, &pod.name));
         }
+    }
+    for LocalPod { name, node, addresses } in local {
+        let pod = cluster.pods.entry(name.clone());
+        let pod = Arc::make_mut(pod.or_insert_with(|| Arc::new(Pod::unknown(name.clone()))));
+        if pod.host_network {
+            *pod = Pod::unknown(name.clone());
+        }
+        pod.node = node.clone().or(pod.node.take());
+        pod.contested.retain(|ip| !addresses.contains(ip));
+        let known: Vec<_> = pod.addresses.clone();
+        pod.addresses.extend(addresses.iter().filter(|ip| !known.contains(ip)));
     }
 }
 
@@ -270,26 +282,5 @@ impl<'a> Owner<'a> {
             Self::Pod(pod) if !pod.host_network => Some(pod),
             _ => None,
         }
-    }
-}
-
-fn word(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "IPv4",
-        Family::V6 => "IPv6",
-    }
-}
-
-fn digit(family: Family) -> u8 {
-    match family {
-        Family::V4 => 4,
-        Family::V6 => 6,
-    }
-}
-
-fn other(family: Family) -> Family {
-    match family {
-        Family::V4 => Family::V6,
-        Family::V6 => Family::V4,
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use control::cluster::Family;
+use control::{cluster::Family, names::PodName};
 use control_api::engine::FlowStatus;
 
 use crate::{
@@ -42,6 +42,8 @@ pub(super) struct Candidate {
 pub(super) struct Party {
     pub(super) name: EndName,
     pub(super) addresses: Vec<IpAddr>,
+    /// Whose interface it is, if another party may be one of the same pod.
+    pub(super) pod: Option<PodName>,
     /// Whether its own verdicts are asked for.
     pub(super) is_judged: bool,
 }
@@ -69,6 +71,7 @@ pub(super) fn outsiders() -> impl Iterator<Item = Party> {
     OUTSIDE.into_iter().map(|address| Party {
         name: EndName::Address(address),
         addresses: vec![address],
+        pod: None,
         is_judged: false,
     })
 }
@@ -80,7 +83,7 @@ pub(super) fn new_connections(parties: &[Party], ports: &BTreeSet<(u8, u16)>) ->
     for from in parties {
         for to in parties.iter().filter(|to| to.is_judged || from.is_judged) {
             for family in [Family::V4, Family::V6] {
-                if from.name != to.name && from.has(family) && to.has(family) {
+                if !from.is_same(to) && from.has(family) && to.has(family) {
                     add_all(&mut new, from, to, family, &traffic);
                 }
             }
@@ -121,6 +124,11 @@ fn traffic(ports: &BTreeSet<(u8, u16)>) -> Vec<(Protocol, Option<u16>)> {
 }
 
 impl Party {
+    /// Whether what goes between the two stays within a pod.
+    fn is_same(&self, other: &Self) -> bool {
+        self.name == other.name || (self.pod.is_some() && self.pod == other.pod)
+    }
+
     fn has(&self, family: Family) -> bool {
         self.addresses.iter().any(|address| Family::of(*address) == family)
     }
@@ -132,7 +140,7 @@ mod tests {
 
     fn party(text: &str, is_judged: bool) -> Party {
         let addresses = vec![IpAddr::from([10, 0, 0, 1])];
-        Party { name: text.parse().unwrap(), addresses, is_judged }
+        Party { name: text.parse().unwrap(), addresses, pod: None, is_judged }
     }
 
     #[test]

@@ -50,14 +50,15 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     let mut notes = Vec::new();
     let (mut before, flows) = if let Some(folder) = &options.from_manifests {
-        let before = Offline::open(folder, options.node.as_ref(), &[])?;
+        let before = Offline::open(folder, options.node.as_ref(), None)?;
         (Before::Manifests(Box::new(before)), Vec::new())
     } else {
         let live = Live::connect(peers).await?;
         (Before::Engine(Box::new(live)), flows(peers, &mut notes).await?)
     };
     let node = options.node.clone().or_else(|| before.node());
-    let mut after = Offline::open(&options.manifests, node.as_ref(), &before.local_pods())?;
+    let mut after =
+        Offline::open(&options.manifests, node.as_ref(), before.local_pods().as_deref())?;
     if after.pods().all(|pod| pod.labels.is_empty()) {
         notes.push("the proposed manifests have no pod with a label".to_owned());
     }
@@ -80,7 +81,13 @@ pub(super) async fn run(
     }
     let (flow_count, new_count) = (flows.len(), candidates.len());
     let all: Vec<Candidate> = flows.into_iter().chain(candidates).collect();
-    let changes = compare(&mut before, &mut after, &all).await?;
+    let (changes, unanswered) = compare(&mut before, &mut after, &all).await?;
+    if unanswered > 0 {
+        notes.push(format!(
+            "{unanswered} connections were not compared: one of the two sides has no answer for \
+             them; `vrctl explain` says why"
+        ));
+    }
     let report = Report::new(changes, flow_count, new_count, notes);
     report.print(printer)?;
     match report.changes_count() {
@@ -114,16 +121,20 @@ fn parties(before: &Before<'_>, after: &Offline, options: &DiffOptions) -> Vec<P
     let mut parties: Vec<Party> = match before {
         // By address: both sides know who has it.
         Before::Engine(live) => {
-            let here = live.ports().values().map(|addresses| (addresses.clone(), true));
+            let here = live.ports().iter();
+            let here =
+                here.map(|(port, addresses)| (PodName::of_port(port), addresses.clone(), true));
             let own: BTreeSet<IpAddr> = live.ports().values().flatten().copied().collect();
             let elsewhere = after.pods().filter(|pod| !pod.host_network);
-            let elsewhere = elsewhere.map(|pod| pod.addresses.clone());
-            let elsewhere = elsewhere.filter(|all| !all.iter().any(|it| own.contains(it)));
-            here.chain(elsewhere.map(|addresses| (addresses, false)))
-                .flat_map(|(addresses, is_judged)| {
+            let elsewhere =
+                elsewhere.map(|pod| (Some(pod.name.clone()), pod.addresses.clone(), false));
+            let elsewhere = elsewhere.filter(|(_, all, _)| !all.iter().any(|it| own.contains(it)));
+            here.chain(elsewhere)
+                .flat_map(|(pod, addresses, is_judged)| {
                     addresses.into_iter().map(move |address| Party {
                         name: EndName::Address(address),
                         addresses: vec![address],
+                        pod: pod.clone(),
                         is_judged,
                     })
                 })
@@ -136,6 +147,7 @@ fn parties(before: &Before<'_>, after: &Offline, options: &DiffOptions) -> Vec<P
             both.map(|pod| Party {
                 name: EndName::Pod(pod.name.clone()),
                 addresses: pod.addresses.clone(),
+                pod: None,
                 is_judged: options.node.is_none() || pod.node == options.node,
             })
             .collect()
@@ -145,21 +157,24 @@ fn parties(before: &Before<'_>, after: &Offline, options: &DiffOptions) -> Vec<P
     parties
 }
 
-/// Judges all candidates by both, and keeps what differs.
+/// Judges all candidates by both, and keeps what differs. The number is of those that one of both
+/// could not judge.
 async fn compare(
     before: &mut Before<'_>,
     after: &mut Offline,
     candidates: &[Candidate],
-) -> Result<Vec<Change>, Failure> {
+) -> Result<(Vec<Change>, usize), Failure> {
     let questions: Vec<&Question> = candidates.iter().map(|it| &it.question).collect();
     let known = before.answers(&questions).await?;
-    let mut changes = Vec::new();
+    let (mut changes, mut unanswered) = (Vec::new(), 0);
     for (candidate, known) in candidates.iter().zip(known) {
         if let (Some(known), Ok(proposed)) = (known, after.answer(&candidate.question)) {
             changes.extend(Change::between(candidate.flow, &known, &proposed));
+        } else {
+            unanswered += 1;
         }
     }
-    Ok(changes)
+    Ok((changes, unanswered))
 }
 
 impl Before<'_> {
@@ -171,10 +186,10 @@ impl Before<'_> {
     }
 
     /// Pods that are there whatever the manifests say.
-    fn local_pods(&self) -> Vec<LocalPod> {
+    fn local_pods(&self) -> Option<Vec<LocalPod>> {
         match self {
-            Self::Engine(live) => live.local_pods(),
-            Self::Manifests(_) => Vec::new(),
+            Self::Engine(live) => Some(live.local_pods()),
+            Self::Manifests(_) => None,
         }
     }
 

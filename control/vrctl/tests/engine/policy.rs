@@ -1,8 +1,16 @@
 //! `vrctl explain` and `vrctl policy diff` beside an engine that has policies.
 
-use std::fs;
+use std::{fs, path::Path, sync::Arc};
 
-use control::{compile::replay::replay_objects, manifests::load_folder, names::NodeName};
+use control::{
+    attachment::{Attachment, AttachmentKey, Means, Phase},
+    compile::{Backend, Dataplane, GuestPort, compile, replay::replay_objects},
+    mac::MacAddress,
+    manifests::load_folder,
+    names::{NodeName, PodName},
+    node_policy::NodePolicy,
+};
+use control_api::engine::{Object, VxlanSettings};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -66,6 +74,50 @@ fn engine(policy: &str) -> Engine {
     Engine::start_with(replay_objects(&cluster, &NodeName::new("node-a")).unwrap())
 }
 
+/// What control sends to node-a's engine while these interfaces are attached.
+fn attached_objects(manifests: &Path, here: &[(&str, &str, &str)]) -> Vec<Object> {
+    let attachment = |(pod, interface, address): &(&str, &str, &str)| {
+        let (namespace, name) = pod.split_once('/').unwrap();
+        let key = AttachmentKey { container_id: name.into(), ifname: (*interface).into() };
+        Attachment {
+            key,
+            phase: Phase::Ready,
+            network: String::new(),
+            netns: String::new(),
+            pod: PodName::new(namespace, name),
+            addresses: vec![address.parse().unwrap()],
+            mac: None,
+            mtu_bytes: 1450,
+            host_interface: String::new(),
+            means: Means::Veth,
+            delegate: None,
+        }
+    };
+    let here = here.iter().map(attachment).map(|it| (it.key.clone(), it)).collect();
+    let (cluster, _) = load_folder(manifests);
+    let (cluster, node) = (Arc::new(cluster), NodeName::new("node-a"));
+    let mut policy = NodePolicy::new(node.clone());
+    policy.follow(&cluster, &here);
+    let guests = here.values().map(|it| GuestPort {
+        name: it.port(),
+        addresses: it.addresses.clone(),
+        mac: MacAddress::from_preferred(&it.addresses).unwrap(),
+        mtu_bytes: 1450,
+        backend: Backend::Memory,
+        description: String::new(),
+        policy: policy.assignment(&it.pod),
+    });
+    let dataplane = Dataplane {
+        vxlan: VxlanSettings::default(),
+        uplink: Backend::Memory,
+        uplink_mtu_bytes: 1500,
+        host: Backend::Memory,
+        host_mtu_bytes: 1450,
+    };
+    let objects = compile(&cluster, &node, &dataplane, &guests.collect::<Vec<_>>()).unwrap();
+    objects.with(policy.objects()).iter().cloned().collect()
+}
+
 #[test]
 fn the_engine_explains_what_is_in_force() {
     let engine = engine(ONLY_CLIENTS);
@@ -89,6 +141,21 @@ fn the_engine_explains_what_is_in_force() {
     assert_eq!(ask("203.0.113.9", "shop/client", "80")["egress_reason"]["cause"], "not_a_pod");
     assert_eq!(ask("shop/web", "shop/web", "9")["ingress_reason"]["cause"], "itself");
     assert_eq!(ask("192.0.2.1", "shop/web", "9")["ingress_reason"]["cause"], "own_node");
+}
+
+#[test]
+fn a_family_that_the_ends_do_not_share_gives_way_to_the_one_they_do() {
+    let engine = engine(ONLY_CLIENTS);
+    for family in ["4", "6"] {
+        let ends = ["--from", "shop/client", "--to", "shop/web", "--port", "80"];
+        let answer = engine.json(&[&["explain", "--family", family][..], &ends].concat());
+        assert_eq!(answer["to"]["ip"], "10.244.1.10", "the client has IPv4 only");
+    }
+    for family in [&["--family", "4"][..], &[]] {
+        let ends = ["explain", "--from", "2001:db8:7::1", "--to", "shop/web", "--port", "80"];
+        let answer = engine.json(&[&ends[..], family].concat());
+        assert_eq!(answer["to"]["ip"], "fd00:10:244:1::10");
+    }
 }
 
 #[test]
@@ -163,6 +230,45 @@ fn a_diff_tells_which_verdicts_would_change_and_changes_none() {
     let still =
         engine.json(&["explain", "--from", "shop/client", "--to", "shop/web", "--port", "80"]);
     assert_eq!(still["verdict"], "allow", "nothing was applied");
+}
+
+#[test]
+fn a_diff_knows_all_interfaces_of_a_pod_and_the_pod_that_is_attached() {
+    // On the node: a second interface, and a pod whose object came too late for its address.
+    const LATE: &str = r"
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: old, namespace: aaa, labels: {app: client}}
+spec: {nodeName: node-a, containers: []}
+status: {podIPs: [{ip: 10.244.1.12}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: new, namespace: shop, labels: {app: web}}
+spec: {nodeName: node-a, containers: []}
+status: {podIPs: [{ip: 10.244.1.12}]}
+";
+    let policy = format!("{ONLY_CLIENTS}{LATE}");
+    let folder = manifests(&policy);
+    let here = [
+        ("shop/web", "eth0", "10.244.1.10"),
+        ("shop/web", "net1", "10.244.1.40"),
+        ("shop/client", "eth0", "10.244.1.11"),
+        ("shop/new", "eth0", "10.244.1.12"),
+    ];
+    let engine = Engine::start_with(attached_objects(folder.path(), &here));
+    let ask = |from: &str, to: &str| {
+        engine.json(&["explain", "--from", from, "--to", to, "--port", "443"])
+    };
+    assert_eq!(ask("shop/client", "10.244.1.40")["ingress"], "deny", "of its second interface");
+    assert_eq!(ask("shop/client", "10.244.1.40")["to"]["pod"], "shop/web");
+    assert_eq!(ask("shop/client", "shop/new")["ingress"], "deny", "by its labels");
+    let folder = folder.path().to_str().unwrap();
+    let output = engine.vrctl(&["policy", "diff", "--manifests", folder, "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    assert_eq!((&report["changes"], output.status.code()), (&json!([]), Some(0)), "{report:#}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ fn scene() -> Scene {
     let mut pending = pod("shop/late", 1, 12, &json!({}));
     pending["status"] = json!({});
     let mut bad = pod("shop/bad", 1, 13, &json!({}));
-    bad["status"]["podIPs"][0]["ip"] = "10.244.1".into();
+    bad["status"]["podIPs"] = json!([{"ip": "10.244.1"}]);
     Scene::new(&[node(1), pod("shop/web", 1, 10, &json!({})), v6_only, pending, bad])
 }
 
@@ -20,13 +20,15 @@ fn an_end_that_is_not_there_is_named_with_those_that_are() {
     for (from, expected) in [
         (
             "shop/wbe",
-            "there is no pod shop/wbe in the manifests; those of namespace shop are late, six, web",
+            "there is no pod shop/wbe in the manifests; those of namespace shop are bad, late, six, \
+             web",
         ),
         ("yard/web", "namespace yard has none at all"),
         ("shop/late", "pod shop/late has no address: it is not running yet, or has ended"),
         (
             "shop/bad",
-            "pod shop/bad is left out: status.podIPs[0].ip: `10.244.1` is not an IP address",
+            "pod shop/bad has no address that counts: status.podIPs[0].ip: `10.244.1` is not an IP \
+             address",
         ),
         ("shop/six", "shop/six and 10.0.0.1 have no family in common"),
         ("fd00::1", "fd00::1 and 10.0.0.1 have no family in common"),
@@ -37,9 +39,55 @@ fn an_end_that_is_not_there_is_named_with_those_that_are() {
         assert!(error.contains(expected), "{error}");
         assert!(output.stdout.is_empty());
     }
-    let output =
-        scene.explain(&["--from", "shop/six", "--to", "shop/web", "--port", "80", "--family", "4"]);
-    assert!(stderr(&output).contains("shop/six has no IPv4 address; ask with family 6"));
+}
+
+#[test]
+fn a_family_matters_only_where_both_ends_have_both() {
+    let scene = scene();
+    let mut v4_only = pod("shop/four", 1, 14, &json!({}));
+    v4_only["status"]["podIPs"] = json!([{"ip": "10.244.1.14"}]);
+    let mut other = pod("shop/seven", 1, 15, &json!({}));
+    other["status"]["podIPs"] = json!([{"ip": "fd00:10:244:1::15"}]);
+    scene.write("manifests/more.json", &v4_only.to_string());
+    scene.write("manifests/other.json", &other.to_string());
+    let six = "fd00:10:244:1::11";
+    for (from, to, family, ip) in [
+        ("shop/six", "shop/seven", json!(4), six),
+        ("shop/six", "shop/seven", json!(null), six),
+        ("shop/six", "shop/web", json!(4), six),
+        ("shop/four", "shop/web", json!(6), "10.244.1.14"),
+        ("shop/web", "shop/four", json!(6), "10.244.1.10"),
+        ("shop/web", "shop/web", json!(6), "fd00:10:244:1::10"),
+        ("shop/web", "shop/web", json!(null), "10.244.1.10"),
+    ] {
+        let mut probe = probe(from, to, "TCP", 80);
+        probe["family"] = family;
+        let answers = scene.all(&[probe.clone()]);
+        assert_eq!(answers[0]["from"]["ip"], ip, "{probe}");
+    }
+    let (answers, code) = scene.answers(&[probe("shop/six", "shop/four", "TCP", 80)]);
+    assert_eq!(code, Some(1));
+    let error = answers[0]["error"].as_str().unwrap();
+    assert!(error.contains("shop/six and shop/four have no family in common"), "{error}");
+}
+
+#[test]
+fn a_pod_whose_address_is_refused_is_judged_by_its_labels() {
+    let policy = policy("x/db", &json!({"podSelector": {"matchLabels": {"app": "db"}}}));
+    for status in [
+        json!([{"ip": "10.244.1.10"}]),
+        json!([{"ip": "10.9.9.9"}]),
+        json!([{"ip": "10.244.1.21"}, {"ip": "nonsense"}]),
+        json!([{"ip": "fd00:10:244:1::21"}, {"ip": "10.244.1.21"}, {"ip": "10.244.1.22"}]),
+    ] {
+        let mut new = pod("x/new", 1, 21, &json!({"app": "db"}));
+        new["status"]["podIPs"] = status;
+        let scene = Scene::new(&[node(1), pod("shop/web", 1, 10, &json!({})), new, policy.clone()]);
+        let answer = scene.all(&[probe("shop/web", "x/new", "TCP", 80)]).remove(0);
+        assert_eq!(answer["ingress"], "deny", "{answer:#}");
+        let notes = answer["notes"].to_string();
+        assert!(notes.contains("pod x/new") && notes.contains("status.podIPs"), "{notes}");
+    }
 }
 
 #[test]
