@@ -21,8 +21,8 @@
 //!   an `ipBlock`; nobody outside the cluster has named ports.
 //! * Pods on their node's own network are not of the pod network: no policy isolates them, and only
 //!   an `ipBlock` can name them.
-//! * A namespace always has the label `kubernetes.io/metadata.name`, also if its manifest does not
-//!   say so or is missing.
+//! * A namespace always has its name as the label `kubernetes.io/metadata.name`, also if its
+//!   manifest does not say so, says otherwise or is missing.
 //! * A pod that has ended keeps its labels, but has no addresses.
 //!
 //! Invariants: what is reported is a function of the objects alone, in whatever order they came;

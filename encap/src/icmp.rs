@@ -54,6 +54,16 @@ impl IcmpType {
     pub const fn is_request(self) -> bool {
         matches!(self, Self::ECHO_REQUEST | Self::TIMESTAMP)
     }
+
+    /// The type that asks what messages of this type ask, or answer; `None` for no query's.
+    #[must_use]
+    pub const fn asked(self) -> Option<Self> {
+        match self {
+            Self::ECHO_REQUEST | Self::ECHO_REPLY => Some(Self::ECHO_REQUEST),
+            Self::TIMESTAMP | Self::TIMESTAMP_REPLY => Some(Self::TIMESTAMP),
+            _ => None,
+        }
+    }
 }
 
 /// Code of a destination unreachable message: fragmentation needed and DF set.

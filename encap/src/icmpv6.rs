@@ -63,6 +63,12 @@ impl Icmpv6Type {
         matches!(self, Self::ECHO_REQUEST)
     }
 
+    /// The type that asks what messages of this type ask, or answer; `None` for no query's.
+    #[must_use]
+    pub const fn asked(self) -> Option<Self> {
+        if self.is_query() { Some(Self::ECHO_REQUEST) } else { None }
+    }
+
     /// Whether messages of this type belong to neighbour discovery (RFC 4861): never forwarded.
     #[must_use]
     pub const fn is_neighbour_discovery(self) -> bool {

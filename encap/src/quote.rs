@@ -24,6 +24,8 @@ pub enum QuotedFlow {
     Echo {
         /// The identifier.
         id: u16,
+        /// The type that asks: the quoted packet's, or that which it answers.
+        asked: u8,
         /// Whether the quoted packet asked; if not, it answered.
         is_request: bool,
     },
@@ -143,15 +145,22 @@ fn flow(protocol: IpProtocol, transport: &[u8]) -> Result<QuotedFlow, ParseError
         IpProtocol::SCTP => ports(Layer::Sctp, transport),
         IpProtocol::ICMP => {
             let (icmp, _) = IcmpView::parse(transport)?;
-            let is_request = icmp.kind().is_request();
-            Ok(icmp.echo_id().map_or(QuotedFlow::Unknown, |id| QuotedFlow::Echo { id, is_request }))
+            let kind = icmp.kind();
+            Ok(query(icmp.echo_id(), kind.asked().map(|asked| asked.0), kind.is_request()))
         }
         IpProtocol::ICMPV6 => {
             let (icmp, _) = Icmpv6View::parse(transport)?;
-            let is_request = icmp.kind().is_request();
-            Ok(icmp.echo_id().map_or(QuotedFlow::Unknown, |id| QuotedFlow::Echo { id, is_request }))
+            let kind = icmp.kind();
+            Ok(query(icmp.echo_id(), kind.asked().map(|asked| asked.0), kind.is_request()))
         }
         _ => Ok(QuotedFlow::Unknown),
+    }
+}
+
+fn query(id: Option<u16>, asked: Option<u8>, is_request: bool) -> QuotedFlow {
+    match (id, asked) {
+        (Some(id), Some(asked)) => QuotedFlow::Echo { id, asked, is_request },
+        _ => QuotedFlow::Unknown,
     }
 }
 

@@ -28,8 +28,8 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
-    /// The key of an IPv4 packet. For protocols without ports pass zero; for ICMP echo its
-    /// identifier as both ports.
+    /// The key of an IPv4 packet. For protocols without ports pass zero; for an ICMP query two
+    /// numbers that only its answers have the other way round.
     #[must_use]
     pub fn v4(
         vrf: u16,
@@ -44,8 +44,8 @@ impl FlowKey {
         }
     }
 
-    /// The key of an IPv6 packet. For protocols without ports pass zero; for ICMP echo its
-    /// identifier as both ports.
+    /// The key of an IPv6 packet. For protocols without ports pass zero; for an ICMP query two
+    /// numbers that only its answers have the other way round.
     #[must_use]
     pub fn v6(
         vrf: u16,

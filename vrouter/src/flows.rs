@@ -2,13 +2,17 @@
 
 #![warn(clippy::indexing_slicing)]
 
+use encap::ip::IpProtocol;
 use flowtable::{
     Action, Config, CreateTableError, FlowHash, FlowKey, FlowTable, FlowWorker, Memory,
     ScopeVersions, Tracking, WorkerIndexError,
 };
 
 use crate::{
-    next_hop::NextHopIndex, parse::outer_fragments::OuterFragments, port::PortRef, slow_path::Way,
+    next_hop::NextHopIndex,
+    parse::{outer_fragments::OuterFragments, query},
+    port::PortRef,
+    slow_path::Way,
 };
 
 /// IPv4 and IPv6 connections each that a replay can hold; more are evicted as in the engine.
@@ -148,6 +152,17 @@ impl Flows {
     pub(crate) fn worker(&self, index: usize) -> Result<FlowWorker<FlowAction>, WorkerIndexError> {
         self.table.worker(index)
     }
+}
+
+/// The ports of a key as people know them: of an ICMP query its identifier, twice.
+#[must_use]
+pub fn shown_ports(key: &FlowKey) -> (u16, u16) {
+    let ports = (key.source_port(), key.destination_port());
+    if ![IpProtocol::ICMP, IpProtocol::ICMPV6].contains(&IpProtocol(key.protocol())) {
+        return ports;
+    }
+    let id = query::identifier(ports);
+    (id, id)
 }
 
 /// The table of a replay: on the heap, and with a fixed secret, so that two runs are alike.

@@ -24,7 +24,7 @@ use flowtable::{Direction, FlowKey, FragmentKey, Lookup};
 use crate::{
     drops::DropReason,
     packet::Packet,
-    parse::{Headers, IP_OFFSET, key, outer::OuterTooBig},
+    parse::{Headers, IP_OFFSET, key, outer::OuterTooBig, query},
     pipeline::Pass,
     rewrite::{Outgoing, mtu_for},
     segment::Plan,
@@ -209,7 +209,7 @@ fn key_after(
 ) -> FlowKey {
     let (source_port, destination_port) = match flow {
         QuotedFlow::Ports { source, destination } => (source, destination),
-        QuotedFlow::Echo { id, .. } => (id, id),
+        QuotedFlow::Echo { id, asked, is_request } => query::ports(id, asked, is_request),
         QuotedFlow::Unknown => (0, 0),
     };
     key(vrf, protocol, (destination, destination_port), (source, source_port))

@@ -7,6 +7,7 @@
 
 pub(crate) mod outer;
 pub(crate) mod outer_fragments;
+pub(crate) mod query;
 mod stage;
 mod tunnel_cache;
 
@@ -71,6 +72,9 @@ pub(crate) enum Message {
     Flow(TransportFacts),
     /// An echo request: a packet of a connection, unless it is for the gateway.
     EchoRequest,
+    /// An answer to an ICMP query: a packet of the connection that the request opened. It opens none
+    /// itself, or requests of the other side would pass as the answers to it.
+    QueryAnswer,
     /// An ICMP error, which belongs to the connection that it quotes.
     IcmpError,
     /// A later fragment: only its first one tells the ports.
@@ -87,7 +91,7 @@ pub(crate) struct Headers {
     pub(crate) vrf: VrfIndex,
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
-    /// Ports; for echo messages the identifier as both; else zero.
+    /// Ports; of an ICMP query what [`query::ports`] says; else zero.
     pub(crate) source_port: u16,
     pub(crate) destination_port: u16,
     pub(crate) protocol: IpProtocol,
@@ -137,12 +141,13 @@ impl Headers {
     }
 
     pub(crate) fn flow_detail(&self) -> Detail {
+        let (source_port, destination_port) = crate::flows::shown_ports(&self.key());
         Detail::Flow {
             protocol: self.protocol,
             source: self.source,
-            source_port: self.source_port,
+            source_port,
             destination: self.destination,
-            destination_port: self.destination_port,
+            destination_port,
         }
     }
 }
@@ -267,14 +272,17 @@ fn parse_transport(mut headers: Headers, bytes: &[u8], length: usize) -> Result<
         IpProtocol::ICMP if headers.source.is_ipv4() => {
             let (icmp, _) = IcmpView::parse(bytes)?;
             let kind = icmp.kind();
-            let id = icmp.echo_id().unwrap_or(0);
-            ports = (id, id);
+            if let (Some(id), Some(asked)) = (icmp.echo_id(), kind.asked()) {
+                ports = query::ports(id, asked.0, kind.is_request());
+            }
             if kind.is_error() {
                 Message::IcmpError
             } else if kind == encap::icmp::IcmpType::ECHO_REQUEST {
                 Message::EchoRequest
-            } else if kind.is_query() {
+            } else if kind.is_request() {
                 Message::Flow(TransportFacts::Datagram)
+            } else if kind.is_query() {
+                Message::QueryAnswer
             } else {
                 Message::Unserved(kind.0, icmp.code())
             }
@@ -282,14 +290,15 @@ fn parse_transport(mut headers: Headers, bytes: &[u8], length: usize) -> Result<
         IpProtocol::ICMPV6 if headers.source.is_ipv6() => {
             let (icmp, _) = Icmpv6View::parse(bytes)?;
             let kind = icmp.kind();
-            let id = icmp.echo_id().unwrap_or(0);
-            ports = (id, id);
+            if let (Some(id), Some(asked)) = (icmp.echo_id(), kind.asked()) {
+                ports = query::ports(id, asked.0, kind.is_request());
+            }
             if kind.is_error() {
                 Message::IcmpError
-            } else if kind == encap::icmpv6::Icmpv6Type::ECHO_REQUEST {
+            } else if kind.is_request() {
                 Message::EchoRequest
             } else if kind.is_query() {
-                Message::Flow(TransportFacts::Datagram)
+                Message::QueryAnswer
             } else if kind.is_neighbour_discovery() {
                 Message::Neighbour(kind.0, icmp.code())
             } else {

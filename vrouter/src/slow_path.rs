@@ -28,7 +28,7 @@ use crate::{
     local::is_routable,
     next_hop::{NextHop, NextHopIndex},
     packet::Packet,
-    parse::{Headers, Refusal},
+    parse::{Headers, Message, Refusal},
     pipeline::Pass,
     scope::{PolicyScope, RouteScope},
     snapshot::{PortEntry, VrfIndex},
@@ -130,8 +130,8 @@ impl Pass<'_> {
             .decide_both(&forward, hash, &reply, reply_hash)
             .map_err(|(Undecided::NoWay(refusal) | Undecided::Denied(refusal, _))| refusal)?;
         self.check_fabric_source(headers, decision.has_local_source(Direction::Forward))?;
-        if self.is_discard(decision.forward) {
-            // Nothing to remember: the route says it to each packet.
+        if self.is_discard(decision.forward) || headers.message == Message::QueryAnswer {
+            // Nothing to remember: the route says it to each packet, and an answer opens nothing.
             return Ok(Opened::Without(decision.forward));
         }
         let outcome = self.worker.insert_pair(&NewConnection {

@@ -28,6 +28,8 @@ struct Header {
 pub(super) fn parse_file(file: &Path, text: &str) -> Result<ParsedFile, ManifestError> {
     let file: Arc<Path> = file.into();
     let mut parsed = ParsedFile { objects: Vec::new(), left_out: Vec::new() };
+    // A byte order mark, which some editors put first (YAML 1.2 section 5.2).
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (first_line, document) in documents(text) {
         let first_line = first_line + leading_lines(document);
         let place = Place { file: Arc::clone(&file), line: first_line };

@@ -127,3 +127,11 @@ fn a_file_from_the_future_is_read_once() {
     folder.reload();
     assert_eq!(folder.revision(), revision);
 }
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_text() {
+    let (_dir, mut folder) = folder(&[("nodes.yaml", &format!("\u{feff}---\n{NODE}"))]);
+    let problems = folder.reload();
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(kinds(&folder), ["Node"]);
+}

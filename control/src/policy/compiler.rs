@@ -276,7 +276,7 @@ impl Compiler {
     fn touch_selected(&mut self, namespace: usize, policy: usize) {
         let Some(namespace) = self.population.namespaces.get(namespace) else { return };
         let Some(entry) = self.policies.get(policy) else { return };
-        let Some(selector) = &entry.policy.selector else { return };
+        let selector = &entry.policy.selector;
         let pods = namespace.pods.iter().filter(|index| {
             let pod = self.population.pods.get(**index);
             pod.is_some_and(|pod| pod.is_in_scope && selector.is_match(&pod.labels))
@@ -376,7 +376,7 @@ impl Compiler {
         for index in namespace.policies.values() {
             let Some(PolicyEntry { policy, .. }) = self.policies.get(*index) else { continue };
             let Some(section) = policy.section(direction) else { continue };
-            if policy.selector.as_ref().is_some_and(|selector| selector.is_match(&pod.labels)) {
+            if policy.selector.is_match(&pod.labels) {
                 policies.push(*index);
                 names.extend(&section.port_names);
             }

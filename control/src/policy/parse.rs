@@ -1,7 +1,9 @@
 //! From a `NetworkPolicy` object to a policy, each field checked once.
 //!
-//! A rule with a field that says nothing possible allows nothing; all else of the policy holds. So
-//! a mistake never opens a pod that the policy closes.
+//! A rule with a field that says nothing possible allows nothing; all else of the policy holds. Of
+//! `podSelector`, what can be read selects, and so at least the pods that are meant; but the policy
+//! then allows nothing, since its rules may not be for all of them. So a mistake never opens a pod
+//! that the policy closes.
 
 use k8s_openapi::{
     api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec},
@@ -26,8 +28,8 @@ const PORT_NAME_BYTES_MAX: usize = 15;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     pub(super) name: PolicyName,
-    /// Which pods of the namespace it selects; `None`: it cannot be told.
-    pub(super) selector: Option<Selector>,
+    /// Which pods of the namespace it selects: at least those that are meant.
+    pub(super) selector: Selector,
     /// What it allows, by [`Direction`]; `None`: it does not isolate in that direction.
     pub(super) sections: [Option<Section>; 2],
     problems: Vec<PolicyProblem>,
@@ -55,13 +57,18 @@ impl Policy {
         let spec = object.spec.as_ref().unwrap_or(&empty);
         let mut problems = Problems { policy: name.to_string(), list: Vec::new() };
 
-        let selector = Selector::parse(spec.pod_selector.as_ref(), "spec.podSelector");
-        let selector = problems.keep(selector, Consequence::SelectsNothing);
+        let (selector, faults) =
+            Selector::parse_rest(spec.pod_selector.as_ref(), "spec.podSelector");
+        let allows_nothing = !faults.is_empty();
+        for fault in faults {
+            problems.push(fault, Consequence::PolicyAllowsNothing);
+        }
         let directions = directions(spec, &mut problems);
         let sections = Direction::BOTH.map(|direction| {
             directions.contains(&direction).then(|| {
                 let rules = rules(spec, direction);
-                section(&name.namespace, direction, &rules, &mut problems)
+                let section = section(&name.namespace, direction, &rules, &mut problems);
+                if allows_nothing { Section::default() } else { section }
             })
         });
         Self { name, selector, sections, problems: problems.list }
@@ -136,28 +143,21 @@ fn rules(spec: &NetworkPolicySpec, direction: Direction) -> Vec<RawRule<'_>> {
 }
 
 /// The directions in which the policy isolates. Without `policyTypes`: ingress, and egress if there
-/// is a rule for it.
+/// is a rule for it. With a type that is none: both, since either may have been meant.
 fn directions(spec: &NetworkPolicySpec, problems: &mut Problems) -> Vec<Direction> {
     let listed = spec.policy_types.as_deref().unwrap_or_default();
     let mut directions = Vec::new();
-    let mut is_bad = false;
     for (index, word) in listed.iter().enumerate() {
         match word.as_str() {
             "Ingress" => directions.push(Direction::Ingress),
             "Egress" => directions.push(Direction::Egress),
             _ => {
-                is_bad = true;
+                directions.extend(Direction::BOTH);
                 let fault = Fault::UnknownType { word: word.clone() };
                 let fault = fault.at(format!("spec.policyTypes[{index}]"));
-                problems.push(fault, Consequence::IsolatesBySections);
+                problems.push(fault, Consequence::IsolatesBoth);
             }
         }
-    }
-    if is_bad && spec.ingress.is_some() {
-        directions.push(Direction::Ingress);
-    }
-    if is_bad && spec.egress.is_some() {
-        directions.push(Direction::Egress);
     }
     if directions.is_empty() {
         directions.push(Direction::Ingress);

@@ -89,10 +89,10 @@ impl NamespaceEntry {
 }
 
 /// A namespace's labels. The API server sees to it that each has its name as one; manifests need
-/// not write it down.
+/// not write it down, and cannot give a namespace another's.
 pub(super) fn namespace_labels(name: &str, labels: &BTreeMap<String, String>) -> Labels {
     let mut labels = labels.clone();
-    labels.entry(NAMESPACE_NAME_LABEL.to_owned()).or_insert_with(|| name.to_owned());
+    labels.insert(NAMESPACE_NAME_LABEL.to_owned(), name.to_owned());
     Labels::from(&labels)
 }
 

@@ -22,26 +22,29 @@ pub enum Consequence {
     /// The pods stay isolated, and the rule lets nothing through.
     #[error("until it is mended this rule allows nothing, and the rest of the policy holds")]
     RuleAllowsNothing,
-    /// Nobody can tell which pods are meant.
-    #[error("until it is mended the policy selects no pod")]
-    SelectsNothing,
-    /// Each section that is there isolates, as if its type were listed.
-    #[error("until it is mended the policy isolates in each direction that it has a section for")]
-    IsolatesBySections,
+    /// Whom the policy is for can be told in part only: whoever may be meant is isolated.
+    #[error(
+        "until it is mended the policy isolates all pods that the rest of it selects, and allows \
+         nothing"
+    )]
+    PolicyAllowsNothing,
+    /// Either direction may have been meant.
+    #[error("until it is mended the policy isolates in both directions, and its rules hold")]
+    IsolatesBoth,
 }
 
 impl Consequence {
     /// All there are.
     pub const ALL: [Self; 3] =
-        [Self::RuleAllowsNothing, Self::SelectsNothing, Self::IsolatesBySections];
+        [Self::RuleAllowsNothing, Self::PolicyAllowsNothing, Self::IsolatesBoth];
 
     /// A word for programs, also a metric's label: never renamed.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
             Self::RuleAllowsNothing => "rule_allows_nothing",
-            Self::SelectsNothing => "selects_nothing",
-            Self::IsolatesBySections => "isolates_by_sections",
+            Self::PolicyAllowsNothing => "policy_allows_nothing",
+            Self::IsolatesBoth => "isolates_both",
         }
     }
 }

@@ -62,20 +62,36 @@ impl From<&BTreeMap<String, String>> for Labels {
 impl Selector {
     /// Reads a selector; an absent one is an empty one here, which matches everything.
     pub(super) fn parse(selector: Option<&LabelSelector>, path: &str) -> Result<Self, FieldFault> {
-        let Some(selector) = selector else { return Ok(Self::default()) };
-        let mut requirements = Vec::new();
+        let (selector, faults) = Self::parse_rest(selector, path);
+        faults.into_iter().next().map_or(Ok(selector), Err)
+    }
+
+    /// Reads what can be read of a selector, and names the rest. Without requirements that cannot
+    /// be read it matches whatever the whole would match, and more.
+    pub(super) fn parse_rest(
+        selector: Option<&LabelSelector>,
+        path: &str,
+    ) -> (Self, Vec<FieldFault>) {
+        let Some(selector) = selector else { return Default::default() };
+        let (mut requirements, mut faults) = (Vec::new(), Vec::new());
         for (key, value) in selector.match_labels.iter().flatten() {
-            check_key(key).map_err(|fault| fault.at(format!("{path}.matchLabels")))?;
-            let condition = Condition::In(vec![value.clone()]);
-            requirements.push(Requirement { key: key.clone(), condition });
+            match check_key(key) {
+                Ok(()) => {
+                    let condition = Condition::In(vec![value.clone()]);
+                    requirements.push(Requirement { key: key.clone(), condition });
+                }
+                Err(fault) => faults.push(fault.at(format!("{path}.matchLabels"))),
+            }
         }
         for (index, expression) in selector.match_expressions.iter().flatten().enumerate() {
-            let path = format!("{path}.matchExpressions[{index}]");
-            requirements.push(Requirement::parse(expression, &path)?);
+            match Requirement::parse(expression, &format!("{path}.matchExpressions[{index}]")) {
+                Ok(requirement) => requirements.push(requirement),
+                Err(fault) => faults.push(fault),
+            }
         }
         requirements.sort();
         requirements.dedup();
-        Ok(Self { requirements })
+        (Self { requirements }, faults)
     }
 
     /// Whether labels are as they must be.

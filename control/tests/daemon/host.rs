@@ -235,7 +235,7 @@ async fn metrics_are_those_that_the_documentation_lists() {
     for line in [
         "vrouter_policies 1",
         r#"vrouter_policy_refused_parts{consequence="rule_allows_nothing"} 1"#,
-        r#"vrouter_policy_refused_parts{consequence="selects_nothing"} 0"#,
+        r#"vrouter_policy_refused_parts{consequence="policy_allows_nothing"} 0"#,
         r#"vrouter_policy_isolated_ports{direction="ingress"} 1"#,
     ] {
         assert!(page.contains(line), "{line}\n{page}");

@@ -90,6 +90,10 @@ fn attachment(folder: &Path, pod: &Pod) -> Attachment {
     }
 }
 
+/// Before each change: the engine publishes at most 100 times a second, so that one that follows
+/// another at once waits for its turn. What is measured is a change that comes at rest.
+const REST: Duration = Duration::from_millis(20);
+
 /// What is measured.
 struct Figures {
     from_nothing: Duration,
@@ -119,6 +123,7 @@ async fn measure(desired: &Desired, sockets: &Path) -> Figures {
             let change = if is_local { "labels of a local pod" } else { "labels of a remote pod" };
             pod.labels.insert("app".to_owned(), app.to_owned());
             let next = Arc::new(cluster.clone());
+            tokio::time::sleep(REST).await;
             let start = Instant::now();
             let revision = desired.set_cluster(next).unwrap();
             desired.engine().wait(revision, LIMIT).await.unwrap();
@@ -126,10 +131,12 @@ async fn measure(desired: &Desired, sockets: &Path) -> Figures {
         }
     }
     for attachment in local.iter().take(20).map(|pod| attachment(sockets, pod)) {
+        tokio::time::sleep(REST).await;
         let start = Instant::now();
         let revision = desired.close(&attachment.key).unwrap();
         desired.engine().wait(revision, LIMIT).await.unwrap();
         changes.entry("a pod goes").or_default().push(start.elapsed());
+        tokio::time::sleep(REST).await;
         let start = Instant::now();
         let revision = desired.open(&attachment).unwrap();
         desired.engine().wait(revision, LIMIT).await.unwrap();

@@ -123,8 +123,14 @@ fn pod() -> impl Strategy<Value = Step> {
 }
 
 fn namespace() -> impl Strategy<Value = Step> {
-    let parts = (select(&NAMESPACES), labels());
-    parts.prop_map(|(name, labels)| Step::Namespace(name.into(), labels))
+    // Manifests may claim another namespace's name as the label; it is nobody's to set.
+    let claim = option::weighted(0.2, select(&NAMESPACES));
+    let parts = (select(&NAMESPACES), labels(), claim);
+    parts.prop_map(|(name, mut labels, claim)| {
+        let claim = claim.map(|claim| ("kubernetes.io/metadata.name".into(), claim.into()));
+        labels.extend(claim);
+        Step::Namespace(name.into(), labels)
+    })
 }
 
 fn policy() -> impl Strategy<Value = Step> {

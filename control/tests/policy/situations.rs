@@ -244,3 +244,24 @@ fn an_invalid_policy_isolates_and_its_bad_rule_allows_nothing() {
     let [problem] = &live.compiler.problems()[..] else { panic!() };
     assert_eq!(problem.field, "spec.ingress[0].from[1].ipBlock.cidr");
 }
+
+#[test]
+fn an_operator_that_is_none_in_the_selector_opens_nobody() {
+    let mut live = Live::new(Scope::Cluster, shop());
+    live.apply([
+        Change::PolicyGone(control::policy::PolicyName {
+            namespace: "shop".into(),
+            name: "secure".into(),
+        }),
+        policy(
+            "shop/plain",
+            &json!({
+                "podSelector": {"matchExpressions": [
+                    {"key": "app", "operator": "Is", "values": ["web"]}]},
+                "ingress": [{"from": [{"podSelector": app("client")}]}],
+            }),
+        ),
+    ]);
+    assert!(!live.lets_in("shop/web", "203.0.113.1", TCP_80), "isolated all the same");
+    assert!(!live.lets_in("shop/web", "10.0.0.3", TCP_80), "its rules may not be for this pod");
+}

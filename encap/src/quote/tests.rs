@@ -101,14 +101,15 @@ proptest! {
 
 #[test]
 fn an_echo_is_found_by_its_identifier() {
-    for (kind, is_request) in [(8, true), (0, false)] {
+    for (kind, asked, is_request) in [(8, 8, true), (0, 8, false), (13, 13, true), (14, 13, false)]
+    {
         let quote = quote4(IpProtocol::ICMP, &[kind, 0, 0, 0, 0x12, 0x34, 0, 1]);
-        let flow = QuotedFlow::Echo { id: 0x1234, is_request };
+        let flow = QuotedFlow::Echo { id: 0x1234, asked, is_request };
         assert_eq!(parse4(&quote).unwrap().flow(), flow);
     }
-    for (kind, is_request) in [(128, true), (129, false)] {
+    for (kind, asked, is_request) in [(128, 128, true), (129, 128, false)] {
         let quote = quote6(IpProtocol::ICMPV6, &[kind, 0, 0, 0, 0x12, 0x34, 0, 1]);
-        let flow = QuotedFlow::Echo { id: 0x1234, is_request };
+        let flow = QuotedFlow::Echo { id: 0x1234, asked, is_request };
         assert_eq!(parse6(&quote).unwrap().flow(), flow);
     }
 }

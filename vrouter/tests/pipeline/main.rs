@@ -22,6 +22,7 @@ mod namespace;
 mod noise;
 mod offload;
 mod policy;
+mod queries;
 mod refusals;
 mod related;
 mod rig;

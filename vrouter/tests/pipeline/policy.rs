@@ -73,7 +73,7 @@ fn pod_10(node: Node) -> [IpAddr; 2] {
 }
 
 /// Node `a`, whose pod 11 takes port 80 from the peers.
-fn isolated(peers: &[IpAddr]) -> Bench {
+pub(crate) fn isolated(peers: &[IpAddr]) -> Bench {
     let mut bench = Bench::new();
     let changes = vec![address_set(peers), policy(INGRESS, port_80()), pod(11, INGRESS, 0)];
     bench.apply(changes, vec![]);

@@ -35,21 +35,21 @@ fn absent_types_mean_ingress_and_egress_if_there_is_a_rule_for_it() {
     let without_spec = json!({"metadata": {"namespace": "shop", "name": "web"}});
     let policy = Policy::parse(&serde_json::from_value(without_spec).unwrap());
     assert_eq!(isolates(&policy), (true, false));
-    assert_eq!(policy.selector, Some(Selector::default()));
+    assert_eq!(policy.selector, Selector::default());
 }
 
 #[test]
-fn an_unknown_type_leaves_the_sections_that_are_there_in_force() {
-    for (spec, expected) in [
-        (json!({"policyTypes": ["egress"]}), (true, false)),
-        (json!({"policyTypes": ["egress"], "egress": []}), (false, true)),
-        (json!({"policyTypes": ["Ingress", "Outbound"], "egress": [{}]}), (true, true)),
-        (json!({"policyTypes": ["Outbound"], "ingress": [], "egress": [{}]}), (true, true)),
+fn an_unknown_type_isolates_in_both_directions_and_the_rules_hold() {
+    for (spec, allowed) in [
+        (json!({"policyTypes": ["egress"]}), vec![]),
+        (json!({"policyTypes": ["Ingress", "Egres"], "ingress": [{}]}), vec!["spec.ingress[0]"]),
+        (json!({"policyTypes": ["Outbound"], "egress": [{}]}), vec!["spec.egress[0]"]),
     ] {
         let policy = parse(&spec);
-        assert_eq!(isolates(&policy), expected, "{spec}");
+        assert_eq!(isolates(&policy), (true, true), "{spec}");
+        assert_eq!(paths(&policy), allowed, "{spec}");
         assert_eq!(policy.problems().len(), 1, "{spec}");
-        assert_eq!(policy.problems()[0].consequence, Consequence::IsolatesBySections);
+        assert_eq!(policy.problems()[0].consequence, Consequence::IsolatesBoth);
     }
 }
 
@@ -126,10 +126,9 @@ fn every_problem_of_a_policy_is_named() {
         "policyTypes": ["Ingres"],
         "ingress": [{"from": [{}, {"ipBlock": {"cidr": "x"}}], "ports": [{"port": 0}]}],
     }));
-    assert_eq!(policy.selector, None, "whom it selects cannot be told");
     let consequences: Vec<_> = policy.problems().iter().map(|found| found.consequence).collect();
     let rule = Consequence::RuleAllowsNothing;
-    let other = [Consequence::SelectsNothing, Consequence::IsolatesBySections];
+    let other = [Consequence::PolicyAllowsNothing, Consequence::IsolatesBoth];
     assert_eq!(consequences, [other[0], other[1], rule, rule, rule]);
 }
 
@@ -144,4 +143,27 @@ fn what_clusters_accept_is_accepted() {
     let block = policy.section(Direction::Ingress).unwrap().terms[0].peer.clone();
     let TermPeer::Block(block) = block else { panic!("{block:?}") };
     assert_eq!(block.to_string(), "10.0.0.0/8 except 10.9.9.9/32");
+}
+
+#[test]
+fn a_selector_that_cannot_be_read_in_part_isolates_whom_the_rest_selects() {
+    let app = json!({"key": "app", "operator": "In", "values": ["web"]});
+    for bad in [
+        json!({"key": "tier", "operator": "Is", "values": ["x"]}),
+        json!({"key": "tier", "operator": "NotIn"}),
+        json!({"key": "tier", "operator": "Exists", "values": ["x"]}),
+        json!({"key": "a b", "operator": "Exists"}),
+    ] {
+        let spec = |expressions: Value| {
+            json!({"podSelector": {"matchExpressions": expressions},
+                "ingress": [{}], "egress": [{}]})
+        };
+        let policy = parse(&spec(json!([bad, app])));
+        assert_eq!(policy.selector, parse(&spec(json!([app]))).selector, "{bad}");
+        assert_eq!((isolates(&policy), paths(&policy)), ((true, true), vec![]), "{bad}");
+        let [problem] = policy.problems() else { panic!("{bad}: {:?}", policy.problems()) };
+        assert_eq!(problem.consequence, Consequence::PolicyAllowsNothing);
+    }
+    let policy = parse(&json!({"podSelector": {"matchLabels": {"a b": "c"}}, "ingress": [{}]}));
+    assert_eq!((&policy.selector, paths(&policy)), (&Selector::default(), vec![]));
 }

@@ -2,6 +2,7 @@
 //! as a driver, independent of our generator.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -98,9 +99,21 @@ impl VhostTestpmd {
 /// Testpmd as the driver of a vhost-user port that echoes: some hundred frames go round and round.
 #[derive(Debug)]
 pub struct VirtioTestpmd {
+    // Ended in this order.
     process: LineProcess,
+    _runtime: Runtime,
     _namespace: Namespace,
     _folder: TempDir,
+}
+
+/// Where DPDK keeps what its processes share. It is removed with this.
+#[derive(Debug)]
+struct Runtime(PathBuf);
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 impl VirtioTestpmd {
@@ -142,9 +155,10 @@ impl VirtioTestpmd {
             .args(["--", "--interactive", "--forward-mode=io", "--nb-cores=1", "--no-numa"])
             .args(["--rxd=1024", "--txd=1024", "--no-lsc-interrupt", "--disable-link-check"])
             .arg(format!("--total-num-mbufs={MBUFS}"));
+        let runtime = Runtime(Path::new(RUNTIME_FOLDER).join(namespace.name()));
         let mut process = LineProcess::start(PROGRAM, &mut bound(&command, cpu))?;
         until_done(&mut process)?;
-        Ok(Self { process, _namespace: namespace, _folder: folder })
+        Ok(Self { process, _runtime: runtime, _namespace: namespace, _folder: folder })
     }
 
     /// Lets frames go round for so long; how many came back, and in how many cycles of the
@@ -181,6 +195,8 @@ impl VirtioTestpmd {
 }
 
 const SOCKET: &str = "port";
+/// DPDK's, for a process that may do everything.
+const RUNTIME_FOLDER: &str = "/var/run/dpdk";
 
 /// Where an instance runs, if it can.
 fn place(purpose: &str) -> Result<(Namespace, TempDir), PeerError> {

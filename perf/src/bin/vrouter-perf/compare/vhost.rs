@@ -90,7 +90,7 @@ pub(super) struct Vhost<'a> {
 /// A peer that stays from round to round.
 enum Device {
     Switch(VhostSwitch, Option<Box<Ends>>),
-    Testpmd(VhostTestpmd, PreparedPort),
+    Testpmd(VhostTestpmd, Box<PreparedPort>),
 }
 
 /// The frontends of a device with several ports.
@@ -247,7 +247,7 @@ impl Contender for Vhost<'_> {
                 self.device = None;
                 let testpmd = VhostTestpmd::start(self.name(), cpu, other_cpu)?;
                 let port = self.connect(&testpmd.socket(), &self.frames(way(case)))?;
-                self.device = Some(Device::Testpmd(testpmd, port));
+                self.device = Some(Device::Testpmd(testpmd, Box::new(port)));
             }
             Who::OursBesideTestpmd => VirtioTestpmd::find()?,
             Who::Ours(_) => {}

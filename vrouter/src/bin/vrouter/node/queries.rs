@@ -10,7 +10,7 @@ use flowtable::{ConnectionView, TICKS_PER_SECOND, Ticks};
 use vrouter::{
     clock::Now,
     config::{Config, NextHopObject, RouteObject, RouteOrigin, Routes},
-    flows::{FlowAction, Flows},
+    flows::{FlowAction, Flows, shown_ports},
     next_hop::NextHopIndex,
     port::PortRef,
 };
@@ -108,7 +108,7 @@ impl FlowQuery {
     fn is_asked_for(&self, view: &ConnectionView<FlowAction>) -> bool {
         let keys = [&view.forward, &view.reply];
         let has_address = |address| keys.iter().any(|key| key.source() == address);
-        let has_port = |port| keys.iter().any(|key| key.source_port() == port);
+        let has_port = |port| keys.iter().any(|key| shown_ports(key).0 == port);
         let goes_through = |(port, next_hop): (PortRef, NextHopIndex)| {
             view.actions.iter().any(|action| {
                 action.ingress() == port || action.next_hop().is_some_and(|(it, _)| it == next_hop)
@@ -123,13 +123,14 @@ impl FlowQuery {
     fn status(&self, view: &ConnectionView<FlowAction>) -> FlowStatus {
         let [forward, reply] = &view.actions;
         let key = &view.forward;
+        let (source_port, destination_port) = shown_ports(key);
         FlowStatus {
             vrf: self.names.vrfs.get(usize::from(key.vrf())).copied().unwrap_or_default(),
             protocol: u32::from(key.protocol()),
             source: octets(key.source()),
             destination: octets(key.destination()),
-            source_port: u32::from(key.source_port()),
-            destination_port: u32::from(key.destination_port()),
+            source_port: u32::from(source_port),
+            destination_port: u32::from(destination_port),
             state: format!("{:?}", view.state),
             forward_packets: view.forward_counters.packets,
             forward_bytes: view.forward_counters.bytes,

@@ -9,7 +9,6 @@
 //! in the others, too, so that there is no gap; a ring that another one left with such chains may
 //! be misjudged, unless the frontend keeps notes ([`crate::port::vhost_user::inflight`]).
 //!
-//!
 //! A burst is shown all at once, by the word of its first descriptor. Until then that one looks
 //! available, and carries a mark of the device's own: it is done. Another mark is on a chain of
 //! several while its other descriptors are marked; one that was left like that is done again,
@@ -18,8 +17,10 @@
 use super::{AVAIL, BEGUN, DONE, PackedIndex, USED};
 
 /// Whether no descriptor was ever used: the driver has made the ring anew.
+///
+/// Where one is marked, the others may look like that after a whole second round.
 pub(super) fn is_fresh(size: u16, flags: impl Fn(u16) -> u16) -> bool {
-    (0..size).all(|index| flags(index) & USED == 0)
+    (0..size).all(|index| flags(index) & (USED | DONE | BEGUN) == 0)
 }
 
 /// Where the device goes on: at what is done and not shown, or was begun, if there is such a chain.
@@ -156,7 +157,8 @@ mod tests {
 
         /// What a successor does; where it goes on.
         fn resume(&mut self) -> PackedIndex {
-            let mut place = find(SIZE, self.flags());
+            let is_fresh = is_fresh(SIZE, self.flags());
+            let mut place = if is_fresh { START } else { find(SIZE, self.flags()) };
             for _ in 0..SIZE {
                 let flags = &mut self.flags[usize::from(place.index)];
                 if is_done(place, *flags) {
@@ -183,6 +185,22 @@ mod tests {
             model.use_some(used);
         }
         model
+    }
+
+    #[test]
+    fn a_burst_of_a_whole_round_that_was_not_shown_is_no_fresh_ring() {
+        let mut model = Model::new();
+        // The last place of the first round, and all of the second one before it.
+        (0..SIZE - 1).for_each(|_| model.make_available(1));
+        model.use_some(usize::from(SIZE) - 1);
+        (0..SIZE).for_each(|_| model.make_available(1));
+        let mut writes = model.writes(usize::from(SIZE));
+        writes.pop().expect("the one that shows them");
+        for (index, flags) in writes {
+            model.flags[usize::from(index)] = flags;
+        }
+        assert!((0..SIZE).all(|index| model.flags[usize::from(index)] & USED == 0));
+        assert_eq!(model.resume(), PackedIndex { index: SIZE - 1, wrap: false });
     }
 
     proptest! {
