@@ -41,6 +41,7 @@ mod parse;
 mod policy_set;
 mod population;
 mod problem;
+mod room;
 mod section;
 mod selector;
 mod update;

@@ -10,7 +10,7 @@ use crate::{
     compile::router_mac,
     daemon::Daemon,
     desired::PolicyState,
-    policy::PolicyProblem,
+    policy::{Fault, PolicyProblem},
     range::PodRange,
     store::{Store, StoreError},
 };
@@ -125,6 +125,12 @@ impl Daemon {
     fn all_problems(&self) -> Vec<String> {
         let mut problems = self.problems();
         problems.extend(self.desired.trouble().map(|trouble| trouble.to_string()));
+        let refused = self.desired.policy_state().problems.into_iter();
+        let is_of_set =
+            |fault: &Fault| matches!(fault, Fault::NoRoom { .. } | Fault::TooManyPolicies { .. });
+        // What a policy says by itself is a problem of the source, with file and line.
+        let no_room = refused.filter(|problem| is_of_set(&problem.fault));
+        problems.extend(no_room.map(|problem| problem.to_string()));
         let state = self.desired.engine().state();
         problems.extend(state.trouble.map(|trouble| trouble.to_string()));
         problems.extend(

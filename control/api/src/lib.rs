@@ -1,7 +1,7 @@
 //! The messages between the programs of a node: engine, control, plugin and operator tool.
 //!
-//! Messages and [`limits`] alone by default. The feature `client` adds the stubs and [`connect`],
-//! the feature `server` the service traits and [`listen`].
+//! Messages, [`limits`] of time and of [`policy`] alone by default. The feature `client` adds the
+//! stubs and [`connect`], the feature `server` the service traits and [`listen`].
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "client")]
@@ -9,6 +9,7 @@ pub mod connect;
 pub mod limits;
 #[cfg(feature = "server")]
 pub mod listen;
+pub mod policy;
 
 /// The engine's interface (`proto/vrouter.proto`).
 #[allow(

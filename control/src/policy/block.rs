@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use control_api::engine as api;
+use control_api::{engine as api, policy::RULE_ITEMS_MAX};
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::IPBlock;
 
@@ -19,6 +19,10 @@ pub(super) struct Block {
 impl Block {
     pub(super) fn parse(block: &IPBlock, path: &str) -> Result<Self, FieldFault> {
         let net = parse_net(&block.cidr).map_err(|fault| fault.at(format!("{path}.cidr")))?;
+        let (count, max) = (block.except.as_ref().map_or(0, Vec::len), RULE_ITEMS_MAX);
+        if count > max {
+            return Err(Fault::TooManyExcepts { count, max }.at(format!("{path}.except")));
+        }
         let mut excepts = Vec::new();
         for (index, text) in block.except.iter().flatten().enumerate() {
             let at = || format!("{path}.except[{index}]");

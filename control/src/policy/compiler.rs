@@ -146,12 +146,17 @@ impl Compiler {
         self.population.pods.get(*index)?.reported
     }
 
-    /// What of the policies is not in force, and why, in the order of their names.
+    /// What of the policies is not in force, and why: first what they cannot say, then what there
+    /// is no room for, each in the order of the policies' names.
     #[must_use]
     pub fn problems(&self) -> Vec<PolicyProblem> {
         let policies: BTreeMap<_, _> = self.policies_by_name.iter().collect();
         let policies = policies.into_values().filter_map(|index| self.policies.get(*index));
-        policies.flat_map(|entry| entry.policy.problems()).cloned().collect()
+        let own = policies.flat_map(|entry| entry.policy.problems());
+        // Several sets may have no room for the same rule.
+        let sets = self.sets.problems().map(|found| ((&found.policy, &found.field), found));
+        let sets: BTreeMap<_, _> = sets.collect();
+        own.chain(sets.into_values()).cloned().collect()
     }
 
     fn set_namespace(&mut self, name: &str, labels: Labels, is_declared: bool) {

@@ -24,6 +24,14 @@ use crate::cluster::{self, Protocol};
 /// The longest name of a port, in bytes, as Kubernetes has it (RFC 6335 section 5.1).
 const PORT_NAME_BYTES_MAX: usize = 15;
 
+/// Peers times ports of one rule at most: each peer's rule has the ports, so that a connection's
+/// verdict names the peer. What is more is no rule of a person's, and would fill a policy set.
+const RULE_PAIRS_MAX: usize = 1 << 16;
+
+/// Peers, and names of ports of each, in one direction of a policy at most. Each may be an address
+/// set, of which the engine takes 65,536.
+const SECTION_TERMS_MAX: usize = 1 << 13;
+
 /// A `NetworkPolicy` of which every field says something possible.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -199,11 +207,28 @@ fn section(
         names.dedup();
         let every = rule.ports.is_empty();
         let ports = if every { Ports::Every } else { Ports::Listed { numbers, names } };
-        if is_whole {
+        let fits = check_size(rule, &ports, &builder).map_err(|fault| fault.at(&path));
+        if problems.keep(fits, Consequence::RuleAllowsNothing).is_some() && is_whole {
             builder.push_rule(&path, peers, &ports);
         }
     }
     builder.finish()
+}
+
+/// Fails if a rule is too large, by itself or with those before it.
+fn check_size(rule: &RawRule<'_>, ports: &Ports, builder: &SectionBuilder) -> Result<(), Fault> {
+    let (peers, count) = (rule.peers.len().max(1), rule.ports.len());
+    if peers.saturating_mul(count) > RULE_PAIRS_MAX {
+        return Err(Fault::TooManyPairs { peers, ports: count, max: RULE_PAIRS_MAX });
+    }
+    let names = match ports {
+        Ports::Every => 0,
+        Ports::Listed { names, .. } => names.len(),
+    };
+    if builder.terms_count() + peers * (names + 1) > SECTION_TERMS_MAX {
+        return Err(Fault::TooManyPeers { max: SECTION_TERMS_MAX });
+    }
+    Ok(())
 }
 
 fn parse_peer(namespace: &str, peer: &NetworkPolicyPeer, path: &str) -> Result<Peer, FieldFault> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use control_api::engine as api;
+use control_api::{engine as api, policy::RULE_ITEMS_MAX};
 use slab::Slab;
 
 use super::{
@@ -10,6 +10,8 @@ use super::{
     expression::PortName,
     identity::Identities,
     membership::Expressions,
+    problem::PolicyProblem,
+    room::Room,
     section::{Direction, Section, Term, TermPeer, TermPorts},
 };
 
@@ -33,6 +35,8 @@ pub(super) struct SetEntry {
     pub(super) pods_count: usize,
     /// What was last reported of it.
     compiled: Option<api::PolicySet>,
+    /// The rules that did not fit into it.
+    problems: Vec<PolicyProblem>,
 }
 
 /// All policy sets.
@@ -56,7 +60,8 @@ impl PolicySets {
     /// Makes a set for a key that has none. Nobody has it yet.
     pub(super) fn insert(&mut self, key: SetKey, policies: &Slab<PolicyEntry>) -> usize {
         let id = self.identities.claim(&identity_text(&key, policies));
-        let entry = SetEntry { key: key.clone(), id, pods_count: 0, compiled: None };
+        let entry =
+            SetEntry { key: key.clone(), id, pods_count: 0, compiled: None, problems: Vec::new() };
         let index = self.entries.insert(entry);
         self.indices.insert(key, index);
         self.touched.insert(index);
@@ -84,7 +89,9 @@ impl PolicySets {
         let mut changed = Vec::new();
         for index in std::mem::take(&mut self.touched) {
             let Some(entry) = self.entries.get_mut(index) else { continue };
-            let compiled = Some(compile(entry, policies, expressions));
+            let (compiled, problems) = compile(entry, policies, expressions);
+            let compiled = Some(compiled);
+            entry.problems = problems;
             let was_gone = self.gone.remove(&entry.id);
             if was_gone || compiled != entry.compiled {
                 changed.extend(compiled.clone());
@@ -95,6 +102,11 @@ impl PolicySets {
         let mut removed: Vec<u64> = self.gone.drain().collect();
         removed.sort_unstable();
         (changed, removed)
+    }
+
+    /// The rules that did not fit into their sets.
+    pub(super) fn problems(&self) -> impl Iterator<Item = &PolicyProblem> {
+        self.entries.iter().flat_map(|(_, entry)| &entry.problems)
     }
 
     /// All sets, in the order of their ids.
@@ -120,21 +132,25 @@ fn compile(
     entry: &SetEntry,
     policies: &Slab<PolicyEntry>,
     expressions: &Expressions,
-) -> api::PolicySet {
+) -> (api::PolicySet, Vec<PolicyProblem>) {
     let direction = entry.key.direction;
-    let mut set = api::PolicySet { id: entry.id, ..api::PolicySet::default() };
-    let found = entry.key.policies.iter().filter_map(|index| policies.get(*index));
-    for (index, policy) in (0..).zip(found) {
-        set.policies.push(policy.policy.name.to_string());
+    let mut room = Room::new(entry.id);
+    for policy in entry.key.policies.iter().filter_map(|index| policies.get(*index)) {
+        let Some(index) = room.take_policy(&policy.policy.name) else { continue };
         let empty = Section::default();
         let section = policy.policy.section(direction).unwrap_or(&empty);
         let answers = &policy.expressions[direction.index()];
-        for term in &section.terms {
-            let compiled = Compiled { term, answers, numbers: &entry.key.numbers, expressions };
-            compiled.push_rules(index, &mut set.rules);
+        for terms in section.terms.chunk_by(|a, b| a.rule_path() == b.rule_path()) {
+            let mut rules = Vec::new();
+            for term in terms {
+                let compiled = Compiled { term, answers, numbers: &entry.key.numbers, expressions };
+                compiled.push_rules(index, &mut rules);
+            }
+            let path = terms.first().map(Term::rule_path).unwrap_or_default();
+            room.take_rules(&policy.policy.name, path, rules);
         }
     }
-    set
+    room.finish()
 }
 
 /// A term and what it is compiled with.
@@ -175,15 +191,20 @@ impl Compiled<'_> {
             // There are no such terms, and if there were, they would allow nothing.
             (TermPorts::OfPeers(_), _) => return,
         };
-        let rule = api::PolicyRule { ports, ..rule };
-        rules.push(match &self.term.peer {
+        let rule = match &self.term.peer {
             TermPeer::Any => api::PolicyRule { any_peer: true, ..rule },
             TermPeer::Block(block) => api::PolicyRule { blocks: vec![block.into()], ..rule },
             TermPeer::Expression(index) => {
                 let address_sets = groups(*index).map(|(_, id)| id).collect();
                 api::PolicyRule { address_sets, ..rule }
             }
-        });
+        };
+        if ports.len() <= RULE_ITEMS_MAX {
+            return rules.push(api::PolicyRule { ports, ..rule });
+        }
+        // More than the engine takes in one: several that differ in their ports.
+        let chunks = ports.chunks(RULE_ITEMS_MAX);
+        rules.extend(chunks.map(|some| api::PolicyRule { ports: some.to_vec(), ..rule.clone() }));
     }
 
     fn listed(

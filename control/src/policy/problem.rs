@@ -85,6 +85,26 @@ pub enum Fault {
     ValuesUnexpected { operator: String },
     #[error("`{key}` cannot be a label's key")]
     LabelKey { key: String },
+    #[error("{count} exceptions are more than {max}; write larger ones, or make several rules")]
+    TooManyExcepts { count: usize, max: usize },
+    #[error(
+        "{peers} peers with {ports} ports each are more than {max} pairs; write ranges of ports \
+         and larger blocks, or make several rules"
+    )]
+    TooManyPairs { peers: usize, ports: usize, max: usize },
+    #[error(
+        "with this rule the policy has more than {max} peers in this direction; write larger \
+         blocks, or select peers by fewer labels"
+    )]
+    TooManyPeers { max: usize },
+    #[error(
+        "the rules for one pod are more than the engine takes, which is {rules_max} peers, \
+         {prefixes_max} blocks and exceptions, and {bytes_max} bytes; write larger blocks and \
+         ranges of ports, or have fewer policies select the pod"
+    )]
+    NoRoom { rules_max: usize, prefixes_max: usize, bytes_max: usize },
+    #[error("more than {max} policies select one pod; have fewer of them select it")]
+    TooManyPolicies { max: usize },
     #[error("`{word}` is not a type of policy; write Ingress or Egress")]
     UnknownType { word: String },
 }

@@ -94,6 +94,13 @@ impl Direction {
     }
 }
 
+impl Term {
+    /// The path of the rule that it is of.
+    pub(super) fn rule_path(&self) -> &str {
+        self.path.split_once(']').map_or(&self.path, |(path, _)| &self.path[..=path.len()])
+    }
+}
+
 /// A section under construction.
 #[derive(Debug)]
 pub(super) struct SectionBuilder {
@@ -116,6 +123,11 @@ impl SectionBuilder {
             let path = format!("{path}.{}[{index}]", self.direction.peers_word());
             self.push_terms(&path, Some(peer), ports);
         }
+    }
+
+    /// How many terms there are so far.
+    pub(super) fn terms_count(&self) -> usize {
+        self.section.terms.len()
     }
 
     pub(super) fn finish(self) -> Section {

@@ -25,9 +25,7 @@ pub const PORT_ADDRESSES_MAX: usize = 16;
 pub const ROUTE_NEXT_HOPS_MAX: usize = 32;
 /// VNIs of one VRF at most: one, and some for peers that use another.
 pub(super) const VRF_VNIS_MAX: usize = 64;
-/// Bytes of a name at most: a namespace (63), a pod (253), an interface (15) and two slashes,
-/// rounded up.
-pub(super) const NAME_BYTES_MAX: usize = 384;
+pub(super) use control_api::policy::NAME_BYTES_MAX;
 /// UDP ports on which encapsulated frames are accepted, at most, besides those that tunnels name.
 pub(super) const UDP_PORTS_MAX: usize = 8;
 /// The UDP port of VXLAN (RFC 7348 section 8).

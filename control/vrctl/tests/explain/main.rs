@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic, too")]
 
 mod bad_input;
+mod bounds;
 mod contract;
 mod examples;
 mod packets;

@@ -31,10 +31,6 @@ use crate::{
 /// Between two looks at ports, next hops and workers: short beside what the watchdog calls a stall.
 const TICK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Bytes of one message at most: a piece of a batch. Clients cut batches into pieces of some
-/// thousand objects.
-const MESSAGE_BYTES_MAX: usize = 16 << 20;
-
 /// How long a connection may go on after the engine was told to stop.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
 
@@ -74,7 +70,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         tokio::spawn(serve_metrics(server, engine.clone(), stopped(is_stopping.clone())));
     }
     let api = EngineServer::new(EngineService::new(engine.clone()))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        .max_decoding_message_size(control_api::policy::MESSAGE_BYTES_MAX);
     let reflection = reflection_service().context("cannot describe the programming interface")?;
     let server = Server::builder().add_service(reflection).add_service(api);
     let server = server.serve_with_incoming_shutdown(connections, stopped(is_stopping.clone()));

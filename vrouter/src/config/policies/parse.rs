@@ -2,7 +2,11 @@
 
 use std::net::IpAddr;
 
-use control_api::engine as api;
+pub use control_api::policy::SET_RULES_MAX;
+use control_api::{
+    engine as api,
+    policy::{RULE_ITEMS_MAX, SET_POLICIES_MAX},
+};
 
 use crate::{
     config::{
@@ -15,13 +19,6 @@ use crate::{
 
 /// Addresses of one set at most: a cluster of 100,000 pods with both families, and room.
 pub const SET_ADDRESSES_MAX: usize = 1 << 18;
-/// Rules of one policy set at most: a thousand policies for one pod, with many peers each.
-pub const SET_RULES_MAX: usize = 1 << 16;
-/// Policies that isolate one pod at most: each rule names one of them.
-const SET_POLICIES_MAX: usize = SET_RULES_MAX;
-/// Items of each list of a rule at most; what the API of Kubernetes leaves open, and more than
-/// anybody writes by hand.
-const RULE_ITEMS_MAX: usize = 4096;
 
 /// Protocols that have ports: TCP, UDP and SCTP.
 pub(crate) const PROTOCOLS_WITH_PORTS: [u8; 3] = [6, 17, 132];
