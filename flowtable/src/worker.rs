@@ -344,6 +344,11 @@ impl<A: Action> FlowWorker<A> {
         Some(self.core.actions(flow)?.map(from_words))
     }
 
+    /// The configuration's version that a flow is known to fit; `None` if the flow has ended.
+    pub fn version(&mut self, flow: FlowRef) -> Option<u32> {
+        self.core.version(flow)
+    }
+
     /// Gives a stale connection new actions, compiled under `version`. Its state, counters and keys
     /// stay.
     pub fn revalidate(

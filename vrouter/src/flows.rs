@@ -29,14 +29,15 @@ const REPLAY_FRAGMENTS_MAX: u32 = 1 << 10;
 pub struct FlowAction {
     next_hop: u32,
     next_hop_generation: u16,
-    /// Bits: [`FlowAction::NO_ROUTE`], [`FlowAction::LOCAL_SOURCE`], [`FlowAction::DENIED`].
+    /// Bits: [`FlowAction::NO_ROUTE`], [`FlowAction::LOCAL_SOURCE`], [`FlowAction::DENIED`],
+    /// [`FlowAction::TO_GUEST`].
     flags: u16,
     ingress_index: u16,
     ingress_generation: u16,
 }
 
 impl Action for FlowAction {
-    const LAYOUT: u32 = 3;
+    const LAYOUT: u32 = 4;
 }
 
 impl FlowAction {
@@ -50,15 +51,19 @@ impl FlowAction {
     /// again, which tells why, and whether it still is so.
     const DENIED: u16 = 4;
 
+    /// The way is out of a guest port.
+    const TO_GUEST: u16 = 8;
+
     /// The action that sends packets along `way`. `ingress` is where the connection's first packet
     /// came in.
     pub(crate) fn new(way: Option<&Way>, ingress: PortRef, has_local_source: bool) -> Self {
         let no_route = if way.is_some() { 0 } else { Self::NO_ROUTE };
         let local_source = if has_local_source { Self::LOCAL_SOURCE } else { 0 };
+        let to_guest = if way.is_some_and(|way| way.is_to_guest) { Self::TO_GUEST } else { 0 };
         Self {
             next_hop: way.map_or(0, |way| way.next_hop.0),
             next_hop_generation: way.map_or(0, |way| way.generation),
-            flags: no_route | local_source,
+            flags: no_route | local_source | to_guest,
             ingress_index: ingress.index,
             ingress_generation: ingress.generation,
         }
@@ -70,6 +75,14 @@ impl FlowAction {
     pub fn next_hop(&self) -> Option<(NextHopIndex, u16)> {
         let has_route = self.flags & Self::NO_ROUTE == 0;
         has_route.then_some((NextHopIndex(self.next_hop), self.next_hop_generation))
+    }
+
+    /// The guest port that packets go to, by its slot, and the generation that it must have; also if
+    /// policy has closed the way. `None` if the way leads elsewhere, or there was none.
+    #[must_use]
+    pub(crate) fn guest(&self) -> Option<(NextHopIndex, u16)> {
+        let is_to_guest = self.flags & Self::TO_GUEST != 0;
+        is_to_guest.then_some((NextHopIndex(self.next_hop), self.next_hop_generation))
     }
 
     /// What is left of the action once policy does not allow the connection any more.

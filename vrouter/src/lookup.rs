@@ -164,17 +164,21 @@ impl<'a> Pass<'a> {
         match key.map(|key| self.look_up_one(&key)) {
             Some((hash, Lookup::Hit(flow))) => self.follow(packet, headers, hash, flow),
             Some((hash, Lookup::Stale(flow))) => self.judge_again(packet, headers, hash, flow),
-            Some((_, Lookup::Miss)) | None => {
-                let fragment = headers.fragment;
-                let detail = Detail::Fragment {
-                    source: headers.source,
-                    destination: headers.destination,
-                    identification: fragment.map_or(0, |fragment| fragment.identification),
-                    offset_bytes: fragment.map_or(0, |fragment| fragment.offset_bytes),
-                };
-                self.drop_packet(packet, DropReason::FragmentUnknown, detail);
-            }
+            Some((_, Lookup::Miss)) | None => self.drop_stray_fragment(packet, headers),
         }
+    }
+
+    /// A later fragment whose first one's flow is not known, or not any more.
+    #[cold]
+    pub(crate) fn drop_stray_fragment(&mut self, packet: Packet, headers: &Headers) {
+        let fragment = headers.fragment;
+        let detail = Detail::Fragment {
+            source: headers.source,
+            destination: headers.destination,
+            identification: fragment.map_or(0, |fragment| fragment.identification),
+            offset_bytes: fragment.map_or(0, |fragment| fragment.offset_bytes),
+        };
+        self.drop_packet(packet, DropReason::FragmentUnknown, detail);
     }
 
     /// Looks one key up, apart from the burst's.

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use encap::{icmp_error::ErrorCause, ip::IpProtocol};
 use flowtable::{
     Direction, FlowHash, FlowKey, FlowRef, InsertOutcome, NewConnection, Revalidation, ScopeId,
-    Scopes,
+    Scopes, is_newer,
 };
 
 use crate::{
@@ -40,6 +40,15 @@ use crate::{
 pub(crate) struct Way {
     pub(crate) next_hop: NextHopIndex,
     pub(crate) generation: u16,
+    /// It is out of a guest port.
+    pub(crate) is_to_guest: bool,
+}
+
+impl Way {
+    /// The guest port that it leads to.
+    fn guest(self) -> Option<(NextHopIndex, u16)> {
+        self.is_to_guest.then_some((self.next_hop, self.generation))
+    }
 }
 
 /// Both directions of a connection, decided.
@@ -99,9 +108,17 @@ impl Pass<'_> {
     }
 
     /// A connection that ended between its lookup and now: opened once more, and then carried out
-    /// without a record, so that no packet goes round.
+    /// without a record, so that no packet goes round. What opens none has lost the one that it
+    /// belonged to.
     #[cold]
     pub(crate) fn reopen(&mut self, packet: Packet, headers: &Headers, hash: FlowHash) {
+        match headers.message {
+            Message::LaterFragment => return self.drop_stray_fragment(packet, headers),
+            Message::IcmpError => {
+                return self.drop_packet(packet, DropReason::IcmpUnrelated, headers.flow_detail());
+            }
+            _ => {}
+        }
         let opened = self.try_open(&packet, headers, hash);
         if let Ok(Opened::Flow(flow) | Opened::Outdated(flow)) = opened {
             // The packet is the first of the new connection.
@@ -228,6 +245,13 @@ impl Pass<'_> {
             return self.reopen(packet, headers, hash);
         };
         let hashes = (self.flows.hash(&original), self.flows.hash(&reply));
+        if self.is_of_other_pods(flow, &original, hashes) {
+            if let Err(refusal) = self.check_answered_source(headers) {
+                return self.refuse(packet, refusal);
+            }
+            let _ = self.worker.remove(flow);
+            return self.reopen(packet, headers, hash);
+        }
         let decision = match self.decide_both(&original, hashes.0, &reply, hashes.1) {
             Ok(decision) => decision,
             Err(Undecided::NoWay(refusal)) => {
@@ -276,6 +300,32 @@ impl Pass<'_> {
             let refusal = self.without_route(headers.vrf, headers.destination);
             self.refuse_routing(packet, headers, refusal);
         }
+    }
+
+    /// Whether an end of a connection was at another guest port, or is at one now and was not: then
+    /// who has its address now has no part in it, and may not get packets as answers of what others
+    /// asked. A port keeps its slot and generation with another backend, and other policies.
+    ///
+    /// An end that is behind a tunnel, before and now, may have moved: its own node knows who it is.
+    fn is_of_other_pods(
+        &mut self,
+        flow: FlowRef,
+        original: &FlowKey,
+        hashes: (FlowHash, FlowHash),
+    ) -> bool {
+        let Some([forward, reply]) = self.worker.actions(flow) else { return false };
+        let vrf = VrfIndex(original.vrf());
+        let guest = |address, hash| {
+            let way = self.decide(vrf, address, self.find_route(vrf, address), hash).ok()?;
+            way.guest()
+        };
+        let guests = [guest(original.destination(), hashes.0), guest(original.source(), hashes.1)];
+        if [forward.guest(), reply.guest()] == guests {
+            return false;
+        }
+        // Another worker may know already what is in force after what is held here.
+        let version = self.config_view().version;
+        self.worker.version(flow).is_some_and(|other| !is_newer(other, version))
     }
 
     /// Policy does not allow a connection any more. Its record stays for its time: if it went, an
@@ -354,7 +404,11 @@ impl Pass<'_> {
         let next_hop = self.snapshot.pick(found.group, flow_hash.0);
         let slot = next_hop.and_then(|index| Some((index, self.snapshot.next_hops.slot(index)?)));
         match slot {
-            Some((next_hop, slot)) => Ok(Way { next_hop, generation: slot.generation }),
+            Some((next_hop, slot)) => {
+                let port = self.snapshot.port_through(next_hop);
+                let is_to_guest = port.is_some_and(|port| port.role == Role::Guest);
+                Ok(Way { next_hop, generation: slot.generation, is_to_guest })
+            }
             None => Err(Refusal::new(DropReason::RouteNone, Detail::Destination { destination })),
         }
     }

@@ -241,6 +241,12 @@ impl WorkerCore {
         let life = self.life(flow)?;
         Some(self.store.both_entries(life)?.map(EntryView::action))
     }
+
+    pub(super) fn version(&mut self, flow: FlowRef) -> Option<u32> {
+        self.wake();
+        let life = self.life(flow)?;
+        Some(self.store.entries.at(life.entry.with(flow.direction()))?.stamp().version)
+    }
 }
 
 /// A burst whose keys have been followed to their entries.

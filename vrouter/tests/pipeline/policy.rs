@@ -351,6 +351,158 @@ fn an_address_that_another_pod_gets_inherits_nothing() {
     assert_eq!(bench.send("default/next", &frame).drops, [DropReason::PolicyIngressDenied]);
 }
 
+/// Frames of a connection between pods 10 and 11 of node `a`, by sender.
+struct Conversation {
+    opening: Vec<(u8, Vec<u8>)>,
+    later: [(u8, Vec<u8>); 2],
+}
+
+impl Conversation {
+    fn new(protocol: u8, opener: u8) -> Self {
+        let other = 21 - opener;
+        let (there, back) = ((opener, other), (other, opener));
+        if protocol == TCP {
+            let opening = vec![
+                (opener, tcp(there, (100, None), "S", b"")),
+                (other, tcp(back, (900, Some(101)), "S", b"")),
+                (opener, tcp(there, (101, Some(901)), "", b"")),
+            ];
+            let later = [
+                (opener, tcp(there, (101, Some(901)), "P", b"one")),
+                (other, tcp(back, (901, Some(101)), "P", b"two")),
+            ];
+            return Self { opening, later };
+        }
+        let frame = |(from, to): (u8, u8)| {
+            let ports = if from == 10 { (40_000, 80) } else { (80, 40_000) };
+            let (source, destination) = (Node::A.pod(from).into(), Node::A.pod(to).into());
+            let datagram = Datagram { source, destination, protocol, ports };
+            datagram.frame((Node::A.pod_mac(from), Node::A.gateway_mac()))
+        };
+        let later = [(opener, frame(there)), (other, frame(back))];
+        Self { opening: later.to_vec(), later }
+    }
+
+    /// Has both pods send, the opener first.
+    fn open(&self, bench: &mut Bench) {
+        for (from, frame) in &self.opening {
+            assert_eq!(bench.send(&format!("default/pod{from}"), frame).sent.len(), 1);
+        }
+        assert_eq!(bench.connections(), 1);
+    }
+
+    /// What a pod sends when the connection is open.
+    fn later(&self, pod: u8) -> &[u8] {
+        &self.later.iter().find(|(from, _)| *from == pod).unwrap().1
+    }
+}
+
+/// Pod 10 goes, and `default/next` has its address from now on.
+fn replace_pod_10(bench: &mut Bench, ingress_policy: u64) {
+    let api::Object { kind: Some(api::object::Kind::Port(old)) } = pod(10, ingress_policy, 0)
+    else {
+        panic!("a port")
+    };
+    let next = api::Port { name: "default/next".into(), ..old };
+    let gone = api::object_key::Kind::Port("default/pod10".into());
+    bench.apply(vec![object(api::object::Kind::Port(next))], vec![gone]);
+}
+
+#[test]
+fn who_gets_an_address_gets_no_answers_to_what_its_former_owner_asked() {
+    for (protocol, opener) in [(TCP, 10), (TCP, 11), (UDP, 10), (UDP, 11)] {
+        for is_closed_before in [false, true] {
+            let mut bench = Bench::new();
+            bench.apply(vec![address_set(&[]), policy(INGRESS, vec![])], vec![]);
+            let talk = Conversation::new(protocol, opener);
+            talk.open(&mut bench);
+            if is_closed_before {
+                // Policy ends the connection; its record stays.
+                bench.apply(vec![pod(21 - opener, INGRESS, 0)], vec![]);
+                let outcome = bench.send("default/pod11", talk.later(11));
+                assert_eq!(outcome.drops, [DropReason::PolicyIngressDenied]);
+                bench.apply(vec![pod(21 - opener, 0, 0)], vec![]);
+            }
+            replace_pod_10(&mut bench, INGRESS);
+            let about = format!("protocol {protocol}, opened by {opener}");
+            for _ in 0..2 {
+                let outcome = bench.send("default/pod11", talk.later(11));
+                assert_eq!(outcome.drops, [DropReason::PolicyIngressDenied], "{about}");
+            }
+            assert_eq!(bench.connections(), 0, "{about}");
+            // What it asks itself is answered.
+            let outcome = bench.send("default/next", talk.later(10));
+            assert_eq!(outcome.ports(), ["default/pod11"], "{about}");
+            let outcome = bench.send("default/pod11", talk.later(11));
+            assert_eq!(outcome.ports(), ["default/next"], "{about}");
+        }
+    }
+}
+
+#[test]
+fn who_gets_an_address_may_not_answer_what_its_former_owner_was_asked() {
+    for protocol in [TCP, UDP] {
+        // Pod 11 takes nothing but answers.
+        let mut bench = isolated(&[]);
+        let talk = Conversation::new(protocol, 11);
+        talk.open(&mut bench);
+        replace_pod_10(&mut bench, 0);
+        for _ in 0..2 {
+            let outcome = bench.send("default/next", talk.later(10));
+            assert_eq!(outcome.drops, [DropReason::PolicyIngressDenied], "protocol {protocol}");
+        }
+        assert_eq!(bench.send("default/pod11", talk.later(11)).ports(), ["default/next"]);
+        assert_eq!(bench.send("default/next", talk.later(10)).ports(), ["default/pod11"]);
+    }
+}
+
+#[test]
+fn who_gets_an_address_gets_nothing_out_of_the_fabric_that_its_former_owner_asked_for() {
+    for peer in pod_10(Node::B) {
+        let mut bench = Bench::new();
+        bench.apply(vec![address_set(&[]), policy(INGRESS, vec![])], vec![]);
+        let own = if peer.is_ipv4() { Node::A.pod(10).into() } else { Node::A.pod6(10).into() };
+        let request = between(own, peer, UDP, 53);
+        assert_eq!(request.send(&mut bench).ports(), ["uplink"]);
+        assert_eq!(request.reversed().send(&mut bench).ports(), ["default/pod10"]);
+        replace_pod_10(&mut bench, INGRESS);
+        let outcome = request.reversed().send(&mut bench);
+        assert_eq!(outcome.drops, [DropReason::PolicyIngressDenied]);
+    }
+}
+
+#[test]
+fn a_connection_whose_ends_stay_where_they_are_survives_every_change() {
+    for (protocol, opener) in [(TCP, 10), (TCP, 11), (UDP, 10), (UDP, 11)] {
+        let mut bench = Bench::new();
+        let talk = Conversation::new(protocol, opener);
+        talk.open(&mut bench);
+        let peers = [Node::A.pod(10).into(), Node::A.pod(11).into()];
+        let allow = vec![address_set(&peers), policy(INGRESS, vec![]), pod(11, INGRESS, INGRESS)];
+        let to_host = api::next_hop::Via::Port("host".into());
+        let route = crate::rig::route(IpAddr::from([10, 244, 0, 0]), 16, to_host);
+        for change in [allow, vec![pod(10, INGRESS, 0)], vec![pod(10, 0, 0), route]] {
+            bench.apply(change, vec![]);
+            for (from, frame) in &talk.later {
+                assert_eq!(bench.send(&format!("default/pod{from}"), frame).sent.len(), 1);
+            }
+        }
+        assert_eq!((bench.counters().inserted, bench.counters().removed), (1, 0));
+    }
+    // So does one with a pod of another node that is reached in another way.
+    for peer in pod_10(Node::B) {
+        let mut bench = isolated(&[peer]);
+        let request = between(peer, pod_11(peer), UDP, 80);
+        assert_eq!(request.send(&mut bench).ports(), ["default/pod11"]);
+        let length = if peer.is_ipv4() { 32 } else { 128 };
+        let to_host = api::next_hop::Via::Port("host".into());
+        bench.apply(vec![crate::rig::route(peer, length, to_host)], vec![]);
+        assert_eq!(request.reversed().send(&mut bench).ports(), ["host"]);
+        assert_eq!(request.send(&mut bench).ports(), ["default/pod11"]);
+        assert_eq!((bench.counters().inserted, bench.counters().removed), (1, 0));
+    }
+}
+
 #[test]
 fn a_port_that_gets_another_backend_keeps_its_isolation_and_its_open_connections_follow_changes() {
     let peer: IpAddr = Node::B.pod(10).into();
