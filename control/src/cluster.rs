@@ -269,7 +269,7 @@ fn seniority(sourced: &Sourced) -> (bool, Option<String>, String, String, Place)
         Manifest::Pod(pod) => &pod.metadata,
         Manifest::Service(service) => &service.metadata,
         Manifest::EndpointSlice(slice) => &slice.metadata,
-        Manifest::NetworkPolicy(policy) => &policy.metadata,
+        Manifest::NetworkPolicy(policy) => &policy.object().metadata,
     };
     // In this notation, the order of texts is the order of times.
     let created = metadata.creation_timestamp.as_ref().map(|time| time.0.to_string());
@@ -323,7 +323,9 @@ impl Building {
             }
             Manifest::Service(_) => self.cluster.unenforced.services += 1,
             Manifest::EndpointSlice(_) => self.cluster.unenforced.endpoint_slices += 1,
-            Manifest::NetworkPolicy(policy) => self.add_policy(Policy::parse(policy), sourced),
+            Manifest::NetworkPolicy(policy) => {
+                self.add_policy(Policy::parse_readable(policy), sourced);
+            }
         }
     }
 

@@ -6,6 +6,8 @@
 //! `NetworkPolicy`s are acted upon; Services and `EndpointSlice`s are read and kept, and the status
 //! says that nothing acts upon them yet.
 //!
+//! What a policy's `spec` says wrongly is the policy's own fault, and changes no other object.
+//!
 //! Invariant: a file that cannot be read as a whole changes nothing. Its last good state stays in
 //! force, and the problem is named with file, line and field until it is mended or removed.
 
@@ -20,12 +22,12 @@ use std::{
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
-    networking::v1::NetworkPolicy,
 };
 
 use crate::{
     cluster::{Cluster, Refusal},
     manifests::document::parse_file,
+    policy::PolicyObject,
 };
 
 mod document;
@@ -48,7 +50,7 @@ pub enum Manifest {
     Pod(Box<Pod>),
     Service(Box<Service>),
     EndpointSlice(Box<EndpointSlice>),
-    NetworkPolicy(Box<NetworkPolicy>),
+    NetworkPolicy(Box<PolicyObject>),
 }
 
 /// An object and where it was found.
@@ -113,6 +115,12 @@ pub enum ManifestError {
          in force"
     )]
     Field { place: Place, object: String, field: String, message: String },
+
+    #[error(
+        "{place}: {object}: apiVersion `{api_version}` is not read, and it is left out; write \
+         networking.k8s.io/v1"
+    )]
+    PolicyVersion { place: Place, object: String, api_version: String },
 
     #[error("{place}: {kind} ({api_version}) is not a kind that vrouter reads; it is left out")]
     UnknownKind { place: Place, kind: String, api_version: String },

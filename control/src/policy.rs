@@ -35,6 +35,7 @@ mod block;
 mod changes;
 mod compiler;
 mod expression;
+mod form;
 mod identity;
 mod membership;
 mod parse;
@@ -48,6 +49,7 @@ mod update;
 
 pub use changes::changes;
 pub use compiler::{Change, Compiler, Scope};
+pub use form::PolicyObject;
 pub use parse::{Policy, PolicyName};
 pub use problem::{Consequence, Fault, PolicyProblem};
 pub use update::{Assignment, Update};

@@ -6,6 +6,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_yaml_ng::{Deserializer, Value};
 
 use super::{Manifest, ManifestError, Place, Sourced};
+use crate::policy::PolicyObject;
 
 /// What a file holds.
 pub(super) struct ParsedFile {
@@ -81,10 +82,13 @@ impl Document<'_> {
         if let Some(kind) = header.kind.strip_suffix("List") {
             return self.parse_items(&value, kind, &header.api_version, parsed);
         }
-        let reader = YamlReader { document: self };
+        if header.kind.is_empty() {
+            return Err(self.without_kind("kind".to_owned()));
+        }
+        let reader = YamlReader { document: self, value: &value };
         match manifest(&header, &reader)? {
             Some(manifest) => parsed.objects.push(Sourced { place: self.place.clone(), manifest }),
-            None => parsed.left_out.push(self.unknown(header)),
+            None => parsed.left_out.push(self.unknown(header, &value)),
         }
         Ok(())
     }
@@ -119,22 +123,38 @@ impl Document<'_> {
             if header.api_version.is_empty() && !kind.is_empty() {
                 api_version.clone_into(&mut header.api_version);
             }
+            if header.kind.is_empty() {
+                return Err(self.without_kind(format!("items[{index}].kind")));
+            }
             let reader = ItemReader { document: self, index, item };
             match manifest(&header, &reader)? {
                 Some(manifest) => {
                     parsed.objects.push(Sourced { place: self.place.clone(), manifest });
                 }
-                None => parsed.left_out.push(self.unknown(header)),
+                None => parsed.left_out.push(self.unknown(header, item)),
             }
         }
         Ok(())
     }
 
-    fn unknown(&self, header: Header) -> ManifestError {
-        ManifestError::UnknownKind {
+    fn unknown(&self, header: Header, value: &Value) -> ManifestError {
+        let place = self.place.clone();
+        let Header { kind, api_version } = header;
+        // Others have policies of that name, too; those of Kubernetes are meant to be in force.
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        if kind == "NetworkPolicy" && ["", "networking.k8s.io", "extensions"].contains(&group) {
+            let object = object_name(&kind, value);
+            return ManifestError::PolicyVersion { place, object, api_version };
+        }
+        ManifestError::UnknownKind { place, kind, api_version }
+    }
+
+    fn without_kind(&self, field: String) -> ManifestError {
+        ManifestError::Field {
             place: self.place.clone(),
-            kind: header.kind,
-            api_version: header.api_version,
+            object: "an object".to_owned(),
+            field,
+            message: "it is missing, so nobody can tell what the object is".to_owned(),
         }
     }
 
@@ -152,11 +172,30 @@ impl Document<'_> {
 /// Reads the object at hand as a `T`; two ways to get at its text.
 trait Reader {
     fn read<T: DeserializeOwned>(&self, header: &Header) -> Result<Box<T>, ManifestError>;
+
+    /// The object as it is.
+    fn value(&self) -> &Value;
+
+    fn fault(&self, header: &Header, path: &str, message: String) -> ManifestError;
+
+    /// Reads a policy: what its `spec` says wrongly is its own fault, and not the file's.
+    fn read_policy(&self, header: &Header) -> Result<Box<PolicyObject>, ManifestError> {
+        let mut untyped = serde_json::to_value(self.value())
+            .map_err(|error| self.fault(header, "spec", error.to_string()))?;
+        if let Some(fields) = untyped.as_object_mut() {
+            fields.insert("kind".to_owned(), header.kind.clone().into());
+            fields.insert("apiVersion".to_owned(), header.api_version.clone().into());
+        }
+        PolicyObject::read(untyped).map(Box::new).map_err(|error| {
+            self.fault(header, &error.path().to_string(), error.inner().to_string())
+        })
+    }
 }
 
 /// A document of its own: errors have a line.
 struct YamlReader<'a> {
     document: &'a Document<'a>,
+    value: &'a Value,
 }
 
 impl Reader for YamlReader<'_> {
@@ -165,11 +204,24 @@ impl Reader for YamlReader<'_> {
         serde_path_to_error::deserialize(deserializer).map(Box::new).map_err(|error| {
             ManifestError::Field {
                 place: self.document.place_of(error.inner()),
-                object: header.kind.clone(),
+                object: object_name(&header.kind, self.value),
                 field: error.path().to_string(),
                 message: without_path(error.inner(), &error.path().to_string()),
             }
         })
+    }
+
+    fn value(&self) -> &Value {
+        self.value
+    }
+
+    fn fault(&self, header: &Header, path: &str, message: String) -> ManifestError {
+        ManifestError::Field {
+            place: self.document.place.clone(),
+            object: object_name(&header.kind, self.value),
+            field: path.to_owned(),
+            message,
+        }
     }
 }
 
@@ -192,12 +244,22 @@ impl Reader for ItemReader<'_> {
             };
             fields.insert("apiVersion".into(), api_version.into());
         }
-        serde_path_to_error::deserialize(item).map(Box::new).map_err(|error| ManifestError::Field {
-            place: self.document.place.clone(),
-            object: header.kind.clone(),
-            field: format!("items[{}].{}", self.index, error.path()),
-            message: error.inner().to_string(),
+        serde_path_to_error::deserialize(item).map(Box::new).map_err(|error| {
+            self.fault(header, &error.path().to_string(), error.inner().to_string())
         })
+    }
+
+    fn value(&self) -> &Value {
+        self.item
+    }
+
+    fn fault(&self, header: &Header, path: &str, message: String) -> ManifestError {
+        ManifestError::Field {
+            place: self.document.place.clone(),
+            object: object_name(&header.kind, self.item),
+            field: format!("items[{}].{path}", self.index),
+            message,
+        }
     }
 }
 
@@ -209,9 +271,22 @@ fn manifest(header: &Header, reader: &impl Reader) -> Result<Option<Manifest>, M
         ("v1" | "", "Pod") => Manifest::Pod(reader.read(header)?),
         ("v1" | "", "Service") => Manifest::Service(reader.read(header)?),
         ("discovery.k8s.io/v1", "EndpointSlice") => Manifest::EndpointSlice(reader.read(header)?),
-        ("networking.k8s.io/v1", "NetworkPolicy") => Manifest::NetworkPolicy(reader.read(header)?),
+        ("networking.k8s.io/v1", "NetworkPolicy") => {
+            Manifest::NetworkPolicy(reader.read_policy(header)?)
+        }
         _ => return Ok(None),
     }))
+}
+
+/// The kind, and whatever there is of a namespace and a name.
+fn object_name(kind: &str, value: &Value) -> String {
+    let metadata = value.get("metadata");
+    let text = |field: &str| metadata?.get(field)?.as_str();
+    match (text("namespace"), text("name")) {
+        (Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),
+        (None, Some(name)) => format!("{kind} {name}"),
+        _ => kind.to_owned(),
+    }
 }
 
 /// The parser's message alone: the place tells the line, counted from the file's start.

@@ -77,7 +77,7 @@ fn a_field_of_the_wrong_type_is_named_with_its_line() {
     let [ManifestError::Field { place, field, object, message }] = problems.as_slice() else {
         panic!("{problems:?}")
     };
-    assert_eq!((place.line, field.as_str(), object.as_str()), (8, "spec.podCIDRs", "Node"));
+    assert_eq!((place.line, field.as_str(), object.as_str()), (8, "spec.podCIDRs", "Node node-a"));
     assert!(message.starts_with("invalid type") && !message.contains("line"), "{message}");
 }
 
@@ -134,4 +134,70 @@ fn a_byte_order_mark_is_no_part_of_the_text() {
     let problems = folder.reload();
     assert!(problems.is_empty(), "{problems:?}");
     assert_eq!(kinds(&folder), ["Node"]);
+}
+
+#[test]
+fn a_wrong_type_in_a_policy_is_the_policys_own_fault() {
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                  metadata: {namespace: shop, name: web}\n\
+                  spec: {ingress: [{ports: [{port: 80, endPort: \"90\"}]}, {}]}\n";
+    let list = "kind: NetworkPolicyList\napiVersion: networking.k8s.io/v1\n\
+                items: [{metadata: {namespace: shop, name: db}, spec: 7}]\n";
+    let text = format!("{policy}---\n{NODE}---\n{list}");
+    let (_dir, mut folder) = folder(&[("all.yaml", &text)]);
+    let problems = folder.reload();
+    assert!(problems.is_empty(), "{problems:?}");
+    let (cluster, refusals) = folder.cluster();
+    assert_eq!((cluster.nodes.len(), cluster.policies.len()), (1, 2));
+    let refusals: Vec<_> = refusals.iter().map(ToString::to_string).collect();
+    let [db, web] = refusals.as_slice() else { panic!("{refusals:?}") };
+    assert!(db.contains("all.yaml:12: NetworkPolicy shop/db: spec: it is a number"), "{db}");
+    let start =
+        "all.yaml:1: NetworkPolicy shop/web: spec.ingress[0].ports[0].endPort: it is a text";
+    assert!(web.contains(start), "{web}");
+}
+
+#[test]
+fn a_policy_that_no_one_can_name_is_a_fault_of_its_file() {
+    let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: [x]}\n";
+    let (_dir, mut folder) = folder(&[("x.yaml", text)]);
+    let problems = folder.reload();
+    let [ManifestError::Field { field, .. }] = problems.as_slice() else { panic!("{problems:?}") };
+    assert_eq!(field, "metadata.name");
+}
+
+#[test]
+fn an_object_without_a_kind_is_a_fault_of_its_file() {
+    for (text, expected) in [
+        ("apiVersion: v1\nmetadata: {name: x}\n", "kind"),
+        ("{}\n", "kind"),
+        ("apiVersion: v1\nkind: List\nitems: [{metadata: {name: x}}]\n", "items[0].kind"),
+    ] {
+        let (_dir, mut folder) = folder(&[("x.yaml", text)]);
+        let problems = folder.reload();
+        let [ManifestError::Field { field, .. }] = problems.as_slice() else {
+            panic!("{problems:?}")
+        };
+        assert_eq!(field, expected);
+    }
+}
+
+#[test]
+fn a_policy_of_another_version_is_told_which_to_write() {
+    for version in ["", "v1", "extensions/v1beta1", "networking.k8s.io/v1beta1"] {
+        let text = format!(
+            "apiVersion: \"{version}\"\nkind: NetworkPolicy\n\
+             metadata: {{namespace: shop, name: web}}\n---\n{NODE}"
+        );
+        let (_dir, mut folder) = folder(&[("x.yaml", &text)]);
+        let problems = folder.reload();
+        let [error @ ManifestError::PolicyVersion { .. }] = problems.as_slice() else {
+            panic!("{problems:?}")
+        };
+        let told = error.to_string();
+        assert!(
+            told.contains("NetworkPolicy shop/web: ") && told.ends_with("networking.k8s.io/v1")
+        );
+        assert_eq!(kinds(&folder), ["Node"]);
+    }
 }

@@ -15,6 +15,7 @@ use control_api::engine as api;
 use super::{
     block::Block,
     expression::{Namespaces, Peer, PortName},
+    form::PolicyObject,
     problem::{Consequence, Fault, FieldFault, PolicyProblem},
     section::{Direction, Ports, Section, SectionBuilder},
     selector::Selector,
@@ -56,6 +57,13 @@ impl Policy {
     /// Reads an object. What it refuses is in [`problems`](Self::problems); the rest holds.
     #[must_use]
     pub fn parse(object: &NetworkPolicy) -> Self {
+        Self::parse_readable(&PolicyObject::from(object))
+    }
+
+    /// Reads what could be read of an object, as [`parse`](Self::parse) does.
+    #[must_use]
+    pub fn parse_readable(read: &PolicyObject) -> Self {
+        let object = read.object();
         let metadata = &object.metadata;
         let name = PolicyName {
             namespace: cluster::namespace(metadata),
@@ -64,17 +72,26 @@ impl Policy {
         let empty = NetworkPolicySpec::default();
         let spec = object.spec.as_ref().unwrap_or(&empty);
         let mut problems = Problems { policy: name.to_string(), list: Vec::new() };
+        for (fault, consequence) in &read.faults {
+            problems.push(fault.clone(), *consequence);
+        }
 
         let (selector, faults) =
             Selector::parse_rest(spec.pod_selector.as_ref(), "spec.podSelector");
-        let allows_nothing = !faults.is_empty();
+        let allows_nothing = read.is_closed || !faults.is_empty();
         for fault in faults {
             problems.push(fault, Consequence::PolicyAllowsNothing);
         }
-        let directions = directions(spec, &mut problems);
+        let mut directions = directions(spec, &mut problems);
+        if read.isolates_both {
+            directions.extend(Direction::BOTH);
+        }
         let sections = Direction::BOTH.map(|direction| {
             directions.contains(&direction).then(|| {
-                let rules = rules(spec, direction);
+                let mut rules = rules(spec, direction);
+                for (index, rule) in rules.iter_mut().enumerate() {
+                    rule.is_closed = read.closed_rules.contains(&(direction, index));
+                }
                 let section = section(&name.namespace, direction, &rules, &mut problems);
                 if allows_nothing { Section::default() } else { section }
             })
@@ -125,6 +142,8 @@ impl Problems {
 struct RawRule<'a> {
     peers: &'a [NetworkPolicyPeer],
     ports: &'a [NetworkPolicyPort],
+    /// Whether it allows nothing, whatever it says.
+    is_closed: bool,
 }
 
 fn rules(spec: &NetworkPolicySpec, direction: Direction) -> Vec<RawRule<'_>> {
@@ -136,6 +155,7 @@ fn rules(spec: &NetworkPolicySpec, direction: Direction) -> Vec<RawRule<'_>> {
             .map(|rule| RawRule {
                 peers: rule.from.as_deref().unwrap_or_default(),
                 ports: rule.ports.as_deref().unwrap_or_default(),
+                is_closed: false,
             })
             .collect(),
         Direction::Egress => spec
@@ -145,6 +165,7 @@ fn rules(spec: &NetworkPolicySpec, direction: Direction) -> Vec<RawRule<'_>> {
             .map(|rule| RawRule {
                 peers: rule.to.as_deref().unwrap_or_default(),
                 ports: rule.ports.as_deref().unwrap_or_default(),
+                is_closed: false,
             })
             .collect(),
     }
@@ -185,7 +206,7 @@ fn section(
     let mut builder = SectionBuilder::new(direction);
     for (index, rule) in rules.iter().enumerate() {
         let path = format!("spec.{}[{index}]", direction.word());
-        let mut is_whole = true;
+        let mut is_whole = !rule.is_closed;
         let mut peers = Vec::new();
         for (index, peer) in rule.peers.iter().enumerate() {
             let path = format!("{path}.{}[{index}]", direction.peers_word());

@@ -85,6 +85,10 @@ pub enum Fault {
     ValuesUnexpected { operator: String },
     #[error("`{key}` cannot be a label's key")]
     LabelKey { key: String },
+    #[error("there is no such field; write one of {known}")]
+    UnknownField { known: String },
+    #[error("it is {found} and must be {expected}")]
+    WrongType { found: &'static str, expected: &'static str },
     #[error("{count} exceptions are more than {max}; write larger ones, or make several rules")]
     TooManyExcepts { count: usize, max: usize },
     #[error(
@@ -110,7 +114,7 @@ pub enum Fault {
 }
 
 /// A fault and the field that has it; the policy is added by whoever knows it.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct FieldFault {
     pub(super) field: String,
     pub(super) fault: Fault,

@@ -167,3 +167,69 @@ fn a_selector_that_cannot_be_read_in_part_isolates_whom_the_rest_selects() {
     let policy = parse(&json!({"podSelector": {"matchLabels": {"a b": "c"}}, "ingress": [{}]}));
     assert_eq!((&policy.selector, paths(&policy)), (&Selector::default(), vec![]));
 }
+
+/// Reads a policy with one fault, and says what it allows: the fault is at `field`.
+fn read_faulty(spec: &Value, field: &str, consequence: Consequence) -> Policy {
+    let object = json!({"metadata": {"namespace": "shop", "name": "web", "free": 1},
+        "spec": spec, "status": {"free": 1}, "free": 1});
+    let policy = Policy::parse_readable(&PolicyObject::read(object).unwrap());
+    let [problem] = policy.problems() else { panic!("{spec}: {:?}", policy.problems()) };
+    assert_eq!(problem.field, format!("spec.{field}"));
+    assert_eq!(problem.consequence, consequence, "{spec}");
+    policy
+}
+
+#[test]
+fn unknown_fields_and_wrong_types_close_the_rule_that_they_are_in() {
+    let block = json!({"cidr": "10.0.0.0/8", "excepts": []});
+    for (rule, field) in [
+        (json!({"form": []}), ".form"),
+        (json!({"to": [{}]}), ".to"),
+        (json!({"from": [{"podSelector": {}, "namespace": "x"}]}), ".from[0].namespace"),
+        (json!({"ports": [{"port": 80, "endport": 90}]}), ".ports[0].endport"),
+        (json!({"ports": [{"port": 80, "endPort": "90"}]}), ".ports[0].endPort"),
+        (json!({"ports": [{"port": 1.5}]}), ".ports[0].port"),
+        (json!({"from": [{"ipBlock": block}]}), ".from[0].ipBlock.excepts"),
+        (json!({"from": {}}), ".from"),
+        (json!({"from": [null]}), ".from[0]"),
+        (json!(null), ""),
+    ] {
+        let spec = json!({"podSelector": {}, "ingress": [rule, {}]});
+        let field = format!("ingress[0]{field}");
+        let policy = read_faulty(&spec, &field, Consequence::RuleAllowsNothing);
+        assert_eq!((isolates(&policy), paths(&policy)), ((true, false), vec!["spec.ingress[1]"]));
+    }
+}
+
+#[test]
+fn unknown_fields_and_wrong_types_beside_the_rules_isolate_whom_they_may_be_about() {
+    use Consequence::{IsolatesBoth, PolicyAllowsNothing};
+    let selector = |selector: Value| json!({"podSelector": selector, "ingress": [{}]});
+    let operator = json!({"matchExpressions": [{"key": "a", "operator": 7}]});
+    for (spec, field, both) in [
+        (json!({"ingress": {}}), "ingress", true),
+        (json!({"ingress": [{}], "engress": []}), "engress", true),
+        (selector(json!("x")), "podSelector", false),
+        (selector(json!({"matchLabel": {}})), "podSelector.matchLabel", false),
+        (selector(json!({"matchLabels": {"a": 1}})), "podSelector.matchLabels[a]", false),
+        (selector(operator), "podSelector.matchExpressions[0].operator", false),
+    ] {
+        let policy = read_faulty(&spec, field, PolicyAllowsNothing);
+        assert_eq!((isolates(&policy), paths(&policy)), ((true, both), vec![]), "{spec}");
+    }
+    let spec = json!({"policyTypes": "Egress", "ingress": [{}]});
+    let policy = read_faulty(&spec, "policyTypes", IsolatesBoth);
+    assert_eq!((isolates(&policy), paths(&policy)), ((true, true), vec!["spec.ingress[0]"]));
+}
+
+#[test]
+fn what_can_be_read_of_a_selector_selects() {
+    let selector = json!({"matchLabels": {"app": "web", "tier": 7}, "matchExpressions": [
+        {"key": "a", "operator": "Exists", "values": 7}, {"key": "b", "operator": "Exists"}]});
+    let object = json!({"metadata": {"name": "web"}, "spec": {"podSelector": selector}});
+    let policy = Policy::parse_readable(&PolicyObject::read(object).unwrap());
+    let rest = json!({"matchLabels": {"app": "web"}, "matchExpressions": [
+        {"key": "b", "operator": "Exists"}]});
+    assert_eq!(policy.selector, parse(&json!({"podSelector": rest})).selector);
+    assert_eq!(policy.problems().len(), 2);
+}
