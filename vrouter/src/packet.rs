@@ -7,7 +7,7 @@
 use std::{iter, mem};
 
 use crate::{
-    memory::{Chain, Frame, FrameIndex, Region, Segment},
+    memory::{Chain, Frame, FrameIndex, FramePool, Region, Segment},
     port::PortRef,
 };
 
@@ -291,6 +291,23 @@ impl Packet {
         self.len = bytes;
         self.total_bytes = u32::from(bytes);
         true
+    }
+
+    /// Cuts the packet after `bytes`, in whatever segment that is; `pool` gets the frames behind.
+    #[cold]
+    pub(crate) fn shorten(&mut self, bytes: u32, pool: &mut FramePool) {
+        let mut rest = mem::replace(&mut self.rest, Chain::EMPTY);
+        self.len = u16::try_from(bytes).map_or(self.len, |bytes| self.len.min(bytes));
+        self.total_bytes = u32::from(self.len);
+        while let Some(mut segment) = rest.pop(pool.region()) {
+            let missing = bytes.saturating_sub(self.total_bytes);
+            if missing == 0 {
+                pool.free(segment.frame);
+                continue;
+            }
+            segment.len = u16::try_from(missing).map_or(segment.len, |it| segment.len.min(it));
+            self.append(pool.region(), segment);
+        }
     }
 
     /// Calls `visit` with each segment's bytes, in order.

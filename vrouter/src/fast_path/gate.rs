@@ -181,10 +181,12 @@ impl Pass<'_> {
         let Some((plain, key)) = gate.read(packet.data(self.pool.region()), bytes) else {
             return false;
         };
+        if !trim_padding(packet, plain.end()) {
+            return false;
+        }
         if gate.has_partial_checksums {
             packet.offload.checksum = Checksum::Unknown;
         }
-        trim_padding(packet, plain);
         scratch.push_plain(plain, key, self.flows.hash_ahead(&key));
         true
     }
@@ -214,12 +216,13 @@ impl Pass<'_> {
         if mark != Ecn::NotEct && mark != plain.traffic_class.ecn() {
             return false;
         }
-        if !u16::try_from(OVERHEAD_IPV4).is_ok_and(|bytes| packet.pull(bytes)) {
+        if !trim_padding(packet, OVERHEAD_IPV4 + plain.end())
+            || !u16::try_from(OVERHEAD_IPV4).is_ok_and(|bytes| packet.pull(bytes))
+        {
             return false;
         }
         tunnel.packets = tunnel.packets.wrapping_add(1);
         tunnel.bytes = tunnel.bytes.wrapping_add(inner_bytes as u64);
-        trim_padding(packet, plain);
         scratch.push_plain(plain, key, self.flows.hash_ahead(&key));
         true
     }
@@ -248,10 +251,8 @@ impl Pass<'_> {
     }
 }
 
-/// Padding does not travel on; a packet that ends in its first segment has no other.
+/// Padding does not travel on. False if it is in several segments, which takes longer.
 #[inline]
-fn trim_padding(packet: &mut Packet, plain: Plain) {
-    if plain.end() < usize::from(packet.linear_bytes()) {
-        let _ = packet.truncate(u16::try_from(plain.end()).unwrap_or(u16::MAX));
-    }
+fn trim_padding(packet: &mut Packet, end: usize) -> bool {
+    end >= packet.total_bytes() as usize || u16::try_from(end).is_ok_and(|end| packet.truncate(end))
 }

@@ -22,6 +22,7 @@ use crate::{
     config::Role,
     drops::DropReason,
     fast_path::{Gate, Plain, TunnelGate},
+    memory::FramePool,
     next_hop::{NextHop, TunnelRef},
     packet::{Checksum, Packet},
     pipeline::{Parsed, Pass, Scratch},
@@ -85,7 +86,7 @@ impl Pass<'_> {
             return self.drop_packet(packet, DropReason::ParseTruncated, Detail::None);
         }
         let bytes = decap.inner_bytes();
-        trim(&mut packet, bytes);
+        trim(&mut packet, bytes, self.pool);
         self.count_decapsulated(remote, vni, 1, bytes as u64);
         let region = self.pool.region();
         decap.apply_ecn(packet.data_mut(region));
@@ -171,7 +172,7 @@ impl Pass<'_> {
                 Detail::Source { source },
             );
         }
-        trim(&mut packet, headers.end());
+        trim(&mut packet, headers.end(), self.pool);
         let is_gateway =
             self.snapshot.vrf(vrf).is_some_and(|vrf| vrf.is_gateway(headers.destination));
         if is_gateway || headers.hop_limit <= 1 {
@@ -243,14 +244,14 @@ impl Scratch {
     }
 }
 
-/// Takes off what Ethernet added after so many bytes of a short packet, so that it does not travel
-/// on.
-fn trim(packet: &mut Packet, bytes: usize) {
-    if let Ok(bytes) = u16::try_from(bytes)
-        && bytes < packet.linear_bytes()
+/// Takes off what is behind so many bytes: Ethernet pads short packets, a guest may send anything.
+/// It does not travel on.
+fn trim(packet: &mut Packet, bytes: usize, pool: &mut FramePool) {
+    let total_bytes = packet.total_bytes();
+    if let Ok(bytes) = u32::try_from(bytes)
+        && bytes < total_bytes
     {
-        // A chain is left as it is: only its last segment could end in padding.
-        let _ = packet.truncate(bytes);
+        packet.shorten(bytes, pool);
     }
 }
 

@@ -226,6 +226,27 @@ fn a_partial_checksum_is_left_to_a_port_and_finished_before_a_tunnel() {
 }
 
 #[test]
+fn what_is_behind_a_packet_stays_behind_in_one_segment_or_many() {
+    for node in [Node::A, Node::B] {
+        for destination in targets(node) {
+            for has_fast_path in [true, false] {
+                for (bytes, behind) in [(0, 20), (10, 6000), (1300, 700), (1300, 9000)] {
+                    let mut bench = bench(destination, has_fast_path);
+                    let whole = tcp(destination, 1000, &vec![0x5a; bytes]);
+                    let padded = [&whole[..], &vec![0x77; behind]].concat();
+                    let outcome = bench.send("default/pod10", &padded);
+                    let sent = &outcome.sent[0].1;
+                    let ours = if node == Node::A { sent } else { inner(sent) };
+                    assert_eq!(ours.len(), whole.len());
+                    assert_eq!(payload(ours), vec![0x5a; bytes]);
+                    assert_eq!(bench.frames_free(), 1024);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_flow_counts_a_large_packet_as_one_with_all_its_bytes() {
     for destination in targets(Node::B) {
         let mut bench = bench(destination, true);
