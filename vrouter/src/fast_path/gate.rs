@@ -216,7 +216,7 @@ impl Pass<'_> {
         if mark != Ecn::NotEct && mark != plain.traffic_class.ecn() {
             return false;
         }
-        if !trim_padding(packet, OVERHEAD_IPV4 + plain.end())
+        if !trim_padding(packet, OVERHEAD_IPV4.saturating_add(plain.end()))
             || !u16::try_from(OVERHEAD_IPV4).is_ok_and(|bytes| packet.pull(bytes))
         {
             return false;
