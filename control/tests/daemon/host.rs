@@ -27,7 +27,7 @@ async fn until_routes(node: &Node, what: &str, condition: impl Fn(&[String]) -> 
             return;
         }
         assert!(started.elapsed() < LIMIT, "{what}: {routes:?}\n{}", node.log());
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
