@@ -4,6 +4,7 @@
 //! in each round: whoever's turn it is not is paused or not there. Ratios are of the same round.
 
 mod contenders;
+mod engine;
 mod files;
 pub(crate) mod options;
 pub(crate) mod pods;

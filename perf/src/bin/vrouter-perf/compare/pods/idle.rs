@@ -8,11 +8,12 @@ use encap::MacAddress;
 use perf::{
     figures::{Figures, per},
     peers::Namespace,
+    traffic,
 };
 use vrouter::{engine::Engine, idle::IdleMode, pipeline::Pipeline, stats::ActivityTotals};
 
 use super::{engine, objects, row::PodRow};
-use crate::compare::Setup;
+use crate::compare::{self, Setup};
 
 /// As many as a node may have pods, and more.
 const PORTS: u16 = 250;
@@ -122,7 +123,7 @@ fn cost(at: &Namespace, ports: u16, setup: &Setup, time: Duration) -> anyhow::Re
     let mut cost = Cost::default();
     for idle in [IdleMode::Busy, IdleMode::Adaptive] {
         let mut engine = engine::start(cpu, idle)?;
-        engine::apply(&mut engine, idle_objects(at, ports))?;
+        compare::engine::apply(&mut engine, idle_objects(at, ports), traffic::adjacency)?;
         thread::sleep(SETTLE);
         let (before, ran_before) = (activity(&engine)?, worker_nanoseconds());
         thread::sleep(time);
@@ -137,7 +138,7 @@ fn cost(at: &Namespace, ports: u16, setup: &Setup, time: Duration) -> anyhow::Re
             let ran = Duration::from_nanos(ran.saturating_sub(ran_before));
             cost.cpu_percent = 100.0 * ran.as_secs_f64() / seconds;
         }
-        engine::stop(engine)?;
+        compare::engine::stop(engine)?;
     }
     Ok(cost)
 }

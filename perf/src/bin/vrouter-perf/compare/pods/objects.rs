@@ -6,10 +6,11 @@ use control_api::engine::{self as api, object::Kind, port::Backend, port::Role};
 use encap::MacAddress;
 use perf::peers::Namespace;
 
-use super::scene::{Scene, host_end};
+use super::{
+    super::engine::UPLINK,
+    scene::{Scene, host_end},
+};
 
-/// The name of the port toward the other node.
-pub(super) const UPLINK: &str = "uplink";
 const TUNNEL: &str = "peer/ipv4";
 
 /// A node's tunnel endpoint.

@@ -1,30 +1,19 @@
 //! The engine as the device, with two vhost-user ports.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
 use control_api::engine::{self as api, object::Kind};
 use perf::traffic::{self, Way};
 use tempfile::TempDir;
 use vrouter::{
-    config::Batch,
-    engine::{Engine, EngineConfig},
-    flows::Flows,
-    idle::IdleMode,
-    memory::RegionConfig,
-    pipeline::Pipeline,
-    placement::WorkerPlace,
-    port::vhost_user::VhostUserOpener,
-    trace::DropTrace,
+    engine::Engine, idle::IdleMode, pipeline::Pipeline, port::vhost_user::VhostUserOpener,
 };
+
+use super::super::engine::{self, EngineSetup, UPLINK};
 
 /// Frames of packet memory: bursts of two ports, many times. Frames are copied in and out, so none
 /// stays in a ring.
 const FRAMES: u32 = 4096;
-const HASH_KEY: [u64; 2] = [0x5eed, 0xbe7c];
 const PODS: u8 = 2;
 /// Policy sets of every pod.
 const INGRESS: u64 = 1;
@@ -33,7 +22,6 @@ const EGRESS: u64 = 2;
 const OTHER_RULES: u8 = 15;
 /// IANA's number.
 const UDP: u32 = 17;
-const UPLINK: &str = "uplink";
 
 /// A running engine with one busy worker.
 pub(super) struct VhostEngine {
@@ -48,37 +36,15 @@ impl VhostEngine {
     pub(super) fn start(way: Way, connections: u32, cpu: usize) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("vrouter-perf-vhost-").tempdir()?;
         let sockets = ["from", "to"].map(|name| folder.path().join(name));
-        let flows = Arc::new(Flows::create(&flowtable::Config {
-            ipv4_connections_max: connections.saturating_mul(2).max(1024),
-            ipv6_connections_max: 1024,
-            fragments_max: 1024,
-            hash_key: HASH_KEY,
-            memory: flowtable::Memory::Memfd { huge_pages: true },
-            tracking: flowtable::Tracking::default(),
-        })?);
-        let config = EngineConfig {
-            workers: vec![WorkerPlace { cpu: Some(cpu), numa_node: None }],
-            idle: IdleMode::Busy,
-            region: RegionConfig { frame_count: FRAMES, ..RegionConfig::default() },
-        };
-        let mut engine = Engine::start(
-            &config,
-            Arc::clone(&flows),
-            |_| Box::new(VhostUserOpener),
-            |worker, snapshots| {
-                Pipeline::new(worker, snapshots, Arc::clone(&flows), DropTrace::default())
-            },
-        )?;
-        configure(&mut engine, way, &sockets)?;
+        let setup = EngineSetup { cpu, idle: IdleMode::Busy, connections, frames: FRAMES };
+        let mut engine = engine::start(&setup, |_| Box::new(VhostUserOpener))?;
+        engine::apply(&mut engine, objects(way, &sockets), traffic::adjacency)?;
         Ok(Self { engine, sockets, _folder: folder })
     }
 
     /// Stops it; everything that came in is accounted for.
     pub(super) fn stop(self) -> anyhow::Result<()> {
-        let stopped = self.engine.stop().context("the engine did not stop")?;
-        let balance = stopped.stats.balance();
-        ensure!(balance.under_way() == 0, "packets do not add up: {balance:?}");
-        Ok(())
+        engine::stop(self.engine)
     }
 }
 
@@ -108,14 +74,10 @@ fn ends(way: Way) -> [String; 2] {
     }
 }
 
-fn configure(
-    engine: &mut Engine<Pipeline>,
-    way: Way,
-    sockets: &[PathBuf; 2],
-) -> anyhow::Result<()> {
+fn objects(way: Way, sockets: &[PathBuf; 2]) -> Vec<api::Object> {
     let ends = ends(way);
     let has_uplink = ends.iter().any(|name| name == UPLINK);
-    let upserts = traffic::objects(PODS)
+    traffic::objects(PODS)
         .into_iter()
         .filter_map(|mut object| {
             match object.kind.as_mut()? {
@@ -133,19 +95,7 @@ fn configure(
             Some(object)
         })
         .chain([INGRESS, EGRESS].map(|id| api::Object { kind: Some(Kind::PolicySet(policy(id))) }))
-        .collect();
-    let mut batch = Batch::new(1, true);
-    batch.push(api::ObjectBatch { upserts, deletes: vec![] })?;
-    let accepted = engine.accept(batch)?;
-    if let Some((uplink, _)) = engine.config().port_by_name(UPLINK) {
-        let (remote, adjacency) = traffic::adjacency(uplink);
-        engine.set_adjacency(remote, adjacency);
-    }
-    let applied = engine.put_in_force(accepted)?;
-    match applied.port_errors.into_iter().next() {
-        Some(error) => anyhow::bail!("port {} did not open: {}", error.port, error.message),
-        None => Ok(()),
-    }
+        .collect()
 }
 
 fn backend(socket: &Path) -> api::port::Backend {
